@@ -1,0 +1,87 @@
+"""What every config shares: the argument behind the colon and the sections that belong to no paper."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from jrobust.errors import InputError, unknown
+
+
+def arguments(text: str | None, **defaults: str | bool) -> dict[str, str | bool]:
+    """Read the words behind the colon of `--config=FILE:word,name=value` against their defaults.
+
+    A default of type bool is a switch (`runlocal`), any other is set by `name=value`.
+
+    >>> arguments("variant=pgd,runlocal", variant="art", runlocal=False)
+    {'variant': 'pgd', 'runlocal': True}
+    """
+    values = dict(defaults)
+    for word in filter(None, (text or "").split(",")):
+        name, equals, value = word.partition("=")
+        if name not in defaults:
+            raise unknown("config argument", name, defaults)
+        if isinstance(defaults[name], bool) == bool(equals):
+            form = name if isinstance(defaults[name], bool) else f"{name}=VALUE"
+            raise InputError(f"config argument {word!r} is not of the form {form!r}: write it as --config=FILE:{form}")
+        values[name] = value if equals else True
+    return values
+
+
+def choose(kind: str, name: str, table: dict):
+    """Return `table[name]` or raise the error that lists what there is."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]
+
+
+def base() -> ml_collections.ConfigDict:
+    """Return the sections every run has: data, train, checkpoint, log, evaluation."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = ""
+    config.data.dir = ""  # the folder that holds the data set's own folder; see launch/prepare_data.py
+    config.data.image_size = 0  # images are resized to this square on reading; 0 keeps their size
+    config.data.balance_to = 0  # images a class after balancing by transforms; 0 leaves the classes as they are
+    config.data.resident = True  # keep the whole training set on the device
+    config.data.augment = ml_collections.ConfigDict()
+    config.data.augment.crop_padding = 0  # pixels of zero padding before a random crop of the original size
+    config.data.augment.crop_size = 0  # side of a random crop out of a larger image; 0 for none
+    config.data.augment.flip = False
+    config.data.augment.jitter = 0.0  # brightness, contrast and saturation factors are U(1 - jitter, 1 + jitter)
+    config.data.augment.rotation = 0.0  # degrees: the angle is U(-rotation, rotation)
+
+    config.train = ml_collections.ConfigDict()
+    config.train.batch_size = 128
+    # The first of steps, examples, epochs that is not 0 is the length of the run.
+    config.train.steps = 0
+    config.train.examples = 0
+    config.train.epochs = 0.0
+    config.train.parallelism = "jit"  # or "pmap": same step, same state, same numbers
+    config.train.log_every_steps = 50
+    config.train.evaluate_every_epochs = 1.0
+    config.train.evaluate_examples = 1000  # of the test split, during training; 0 for all of it
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every_epochs = 1.0
+    config.checkpoint.every_steps = 0  # if not 0, instead of every_epochs
+    config.checkpoint.keep_latest = 2
+    config.checkpoint.keep_best = 1  # by accuracy during training
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 0.0  # L2, added to the gradient of every parameter before momentum
+    config.optimizer.drop_epochs = ()
+    config.optimizer.drop_factors = ()
+    config.optimizer.fast_layers = ()  # parameter-name prefixes whose rate is multiplied by fast_factor
+    config.optimizer.fast_factor = 1.0
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.after_training = ("accuracy",)
+    config.evaluation.batch_size = 256
+    config.evaluation.examples = 0  # 0 for the whole test split
+    return config

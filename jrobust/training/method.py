@@ -1,0 +1,39 @@
+"""The contract between a training method and the trainer, which knows no method."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class Variables(NamedTuple):
+    """What a method owns: `params` are trained; `state` (batch statistics, running losses, frozen features) is carried."""
+
+    params: Any
+    state: Any
+
+
+class Method(Protocol):
+    """A training method: a frozen record of numbers and networks with three pure functions."""
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        """Return fresh variables for batches of the shape of `batch`."""
+        ...
+
+    def loss(self, params: Any, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """Return the scalar loss, the next state and scalar metrics; the inner maximisation is part of it.
+
+        The loss is a mean over the examples of `batch`: under `pmap` the trainer averages it over devices.
+        """
+        ...
+
+    def logits(self, variables: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
+        """Return float32[B, K], what is evaluated and exported, for images float32[B, H, W, C] in [0, 1].
+
+        `beta` replaces every ReLU by a softplus of that sharpness; None keeps the ReLU.
+        """
+        ...
