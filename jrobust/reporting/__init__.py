@@ -1,0 +1,1 @@
+"""Tables, figures and one HTML page per run, made from result files only."""

@@ -1,0 +1,58 @@
+"""What is evaluated: a function of variables and images, and the names of its classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jrobust.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A classifier to evaluate.
+
+    A function of your own is a subject in one line, whatever library made it:
+
+    >>> Subject("mine", ["cat", "dog"], lambda weights, images, beta=None: images.mean((1, 2)) @ weights, [[1.0, 0.0]])
+    Subject(name='mine', 2 classes, 2 parameters)
+
+    Attributes:
+      name: how records and tables call it.
+      class_names: one name a class, in the order of the logits.
+      logits: `logits(variables, images, *, beta=None) -> float32[B, K]`, for images float32[B, H, W, C] in [0, 1];
+        the normalisation is inside it. It is a static argument of compiled functions, hence hashable; `beta` asks for
+        softplus in the place of ReLU (only the attack on attributions does).
+      variables: any pytree of arrays. An argument of every compiled function: what `logits` captures instead is baked
+        into the programs as constants, which is slow for large models.
+      dtype: the compute dtype of the network's body, for the record.
+      step: the training step the variables come from, for the record; None if unknown.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    logits: Callable[..., jax.Array]
+    variables: Any = ()
+    dtype: str = "float32"
+    step: int | None = None
+
+    def __post_init__(self):
+        try:
+            hash(self.logits)
+        except TypeError as error:
+            raise InputError(
+                f"the logits function of subject {self.name!r} is not hashable: expected a plain function or a method of"
+                " a frozen object; pass arrays through `variables`"
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"Subject(name={self.name!r}, {len(self.class_names)} classes, {self.parameters} parameters)"
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalars in `variables.params`, or in all of `variables` where there is no such part."""
+        tree = getattr(self.variables, "params", self.variables)
+        return sum(int(jax.numpy.size(leaf)) for leaf in jax.tree.leaves(tree))
