@@ -1,0 +1,132 @@
+"""A network together with what it needs to take images in [0, 1]: the model as the rest of the library sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jrobust.errors import InputError
+
+
+class Prediction(NamedTuple):
+    """What one forward pass gives."""
+
+    logits: jax.Array  # float32[B, K]
+    batch_stats: Any  # updated in train mode, otherwise as given
+    intermediates: dict[str, jax.Array]  # empty unless asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A flax.linen network for images float32[B, H, W, C] in [0, 1]; hashable, holds no arrays.
+
+    The network sees `z = (resize(x) - mean) / std`, channel by channel: every radius is in pixel units of [0, 1].
+    `module(z, train=, beta=, keys=)` returns logits and a dict of intermediates; it has the field `axis_name`.
+
+    Raises:
+      InputError: mean or std do not fit the channels, or a std is not positive.
+    """
+
+    module: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_classes: int
+    input_shape: tuple[int, int, int]  # H, W, C of the images given to `apply`
+    resize_to: int | None = None  # side of the square the network sees
+
+    def __post_init__(self) -> None:
+        for field in ("mean", "std", "input_shape"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise InputError(
+                f"input_shape is {self.input_shape}: expected (height, width, channels), such as (32, 32, 3)"
+            )
+        channels = self.input_shape[2]
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) != channels:
+                raise InputError(
+                    f"model.{field} is {getattr(self, field)}: expected one number for each of the {channels} channels"
+                )
+        if min(self.std) <= 0:
+            raise InputError(f"model.std is {self.std}: every number must be positive")
+
+    @property
+    def sigma(self) -> jax.Array:
+        """`std` as float32[C]: dlogits/dx = (dlogits/dz) / sigma."""
+        return jnp.asarray(self.std, jnp.float32)
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Return `(x - mean) / std` in float32 (float64 for float64 images); shape as given."""
+        dtype = jnp.promote_types(images.dtype, jnp.float32)
+        return (images.astype(dtype) - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        """Return fresh `(params, batch_stats)`; batch_stats is {} for a network without batch norm."""
+        return _init(self.with_axis(None), key)
+
+    def apply(
+        self,
+        params: Any,
+        batch_stats: Any,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        beta: float | None = None,
+        keys: jax.Array | None = None,
+        intermediates: bool = False,
+    ) -> Prediction:
+        """Return the logits of `images`.
+
+        Args:
+          params, batch_stats: as `init` returns them.
+          images: float[B, H, W, C] in [0, 1].
+          train: batch statistics in place of running ones (which are updated), and dropout.
+          beta: None for ReLU; a number replaces every ReLU by `softplus(beta t) / beta`.
+          keys: one typed PRNG key per example, shape [B]; needed in train mode by a network with dropout.
+          intermediates: also return the named feature maps of this forward pass.
+
+        Raises:
+          InputError: the images are not of this model's shape, or not floating point.
+        """
+        self._check(images)
+        variables = {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
+        z = self.normalize(self._resize(images))
+        result, updates = self.module.apply(
+            variables, z, train=train, beta=beta, keys=keys, mutable=["batch_stats"] if train else []
+        )
+        logits, seen = result
+        return Prediction(logits, updates.get("batch_stats", batch_stats), seen if intermediates else {})
+
+    def with_axis(self, axis_name: str | None) -> Classifier:
+        """Return this model with batch norm synchronised over a pmap axis, in train mode; same variables."""
+        return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
+
+    def _resize(self, images: jax.Array) -> jax.Array:
+        if self.resize_to is None:
+            return images
+        shape = (images.shape[0], self.resize_to, self.resize_to, images.shape[3])
+        # Triangle filter, widened when shrinking: PyTorch's bilinear with antialias=True, half-pixel centres.
+        return jax.image.resize(images, shape, "linear", antialias=True)
+
+    def _check(self, images: jax.Array) -> None:
+        if images.ndim != 4 or images.shape[1:] != self.input_shape:
+            height, width, channels = self.input_shape
+            found = "x".join(map(str, images.shape))
+            raise InputError(
+                f"images have shape {found}: this model expects Bx{height}x{width}x{channels} "
+                "(batch, height, width, channels); resize them or set data.image_size"
+            )
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise InputError(f"images are {images.dtype}: the model expects floating point in [0, 1]; divide by 255")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(classifier: Classifier, key: jax.Array) -> tuple[Any, Any]:
+    images = jnp.zeros((1, *classifier.input_shape), jnp.float32)
+    variables = classifier.module.init(key, classifier.normalize(classifier._resize(images)))
+    return variables["params"], variables.get("batch_stats", {})

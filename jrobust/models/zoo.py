@@ -1,0 +1,105 @@
+"""From a config section to a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jrobust.errors import InputError, unknown
+from jrobust.models.classifier import Classifier
+from jrobust.models.small_cnn import MLP, SmallCNN
+from jrobust.models.wide_resnet import WideResNet
+
+# Name -> (module class, fields fixed by the name, fields a config may set).
+NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
+    "wide_resnet": (WideResNet, {}, ("depth", "width", "dropout", "remat")),
+    "small_cnn": (SmallCNN, {}, ("width", "dropout")),
+    "mlp": (MLP, {}, ("depth", "width", "dropout")),
+}
+# Fields of every model; `weights` (a file to start from) is for the caller.
+COMMON = ("name", "dtype", "mean", "std", "resize_to", "weights")
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+def build(
+    config_model: Mapping[str, Any],
+    *,
+    num_classes: int,
+    input_shape: Sequence[int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Classifier:
+    """Return the model that a config section names.
+
+    Args:
+      config_model: `name`, one of `NETWORKS`; `dtype` of the body; the network's own fields, such as depth and width;
+        `resize_to`; `mean` and `std` of the channels, unless given here. A ConfigDict or a dict.
+      num_classes: width of the head.
+      input_shape: (H, W, C) of the images.
+      mean, std: of the channels, in units of [0, 1].
+
+    Raises:
+      InputError: an unknown name, a field that this network has not, or a value out of range.
+    """
+    config = dict(config_model)
+    name = config.get("name", "")
+    if name not in NETWORKS:
+        raise unknown("model", name, NETWORKS)
+    network, fixed, settable = NETWORKS[name]
+    for field in config:
+        if field not in settable and field not in COMMON:
+            raise unknown(f"field of model {name!r}", field, (*settable, *COMMON))
+    settings = {field: config[field] for field in settable if field in config}
+    _check(name, settings)
+    dtype = config.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise unknown("model.dtype", dtype, DTYPES)
+    if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise InputError("model.dtype is float64, which JAX has switched off: set JAX_ENABLE_X64=1 or use float32")
+    mean = config.get("mean", ()) if mean is None else mean
+    std = config.get("std", ()) if std is None else std
+    if not tuple(mean) or not tuple(std):
+        raise InputError(
+            "model.mean and model.std are not set: expected one number for each channel, in units of [0, 1]"
+        )
+    return Classifier(
+        network(num_classes=num_classes, dtype=jnp.dtype(dtype), **fixed, **settings),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        num_classes=num_classes,
+        input_shape=tuple(input_shape),  # type: ignore[arg-type]
+        resize_to=config.get("resize_to") or None,
+    )
+
+
+def _check(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a value that the network cannot take."""
+    for field in ("depth", "width"):
+        if field in settings and settings[field] < 1:
+            raise InputError(f"model.{field} is {settings[field]}: expected a positive whole number")
+    if not 0 <= settings.get("dropout", 0.0) < 1:
+        raise InputError(f"model.dropout is {settings['dropout']}: expected a rate of at least 0 and below 1")
+    if name == "wide_resnet" and (settings.get("depth", 28) < 10 or (settings.get("depth", 28) - 4) % 6):
+        raise InputError(f"model.depth is {settings['depth']}: a wide ResNet has depth 6 n + 4, such as 10, 16, 28, 40")
+
+
+def count(params: Any) -> int:
+    """Return the number of parameters in a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def describe(classifier: Classifier) -> str:
+    """Return the parameter count and a table of the top-level layers, without computing anything."""
+    params, _ = jax.eval_shape(classifier.init, jax.random.key(0))
+    rows = [(name, count(layer)) for name, layer in params.items()]
+    height, width, channels = classifier.input_shape
+    network = type(classifier.module).__name__
+    size = f"images {height}x{width}x{channels}, {classifier.num_classes} classes"
+    return "\n".join(
+        [f"{network}: {count(params):,} parameters, {size}", *(f"  {name:<12} {number:>12,}" for name, number in rows)]
+    )
