@@ -68,15 +68,17 @@ def pool(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2), dtype=at_least_float32(x.dtype))
 
 
-def head(num_classes: int, *, dtype: DType, bias_init: Initializer | None = None, name: str = "fc") -> nn.Dense:
-    """Return the linear layer to the logits, in at least float32; weights start as U(+-1/sqrt(fan_in))."""
+def head(
+    num_classes: int, *, dtype: DType, init: Initializer = torch_default, bias_init: Initializer | None = None
+) -> nn.Dense:
+    """Return the linear layer `fc` to the logits, in at least float32; weights start as U(+-1/sqrt(fan_in)), bias 0."""
     return nn.Dense(
         num_classes,
         dtype=at_least_float32(dtype),
         param_dtype=at_least_float32(dtype),
-        kernel_init=torch_default,
+        kernel_init=init,
         bias_init=bias_init or nn.initializers.zeros_init(),
-        name=name,
+        name="fc",
     )
 
 

@@ -12,12 +12,26 @@ import jax.numpy as jnp
 
 from jrobust.errors import InputError, unknown
 from jrobust.models.classifier import Classifier
+from jrobust.models.layers import he_fan_in, he_fan_out
+from jrobust.models.resnet import ResNet
 from jrobust.models.small_cnn import MLP, SmallCNN
 from jrobust.models.wide_resnet import WideResNet
+
+# The CIFAR ResNets of He et al., 6 n + 2 layers with parameter-free shortcuts.
+HE_CIFAR = {"width": 16, "stem": "cifar", "shortcut": "pad", "kernel_init": he_fan_in, "head_init": he_fan_in}
 
 # Name -> (module class, fields fixed by the name, fields a config may set).
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
     "wide_resnet": (WideResNet, {}, ("depth", "width", "dropout", "remat")),
+    "resnet18": (ResNet, {"stages": (2, 2, 2, 2), "kernel_init": he_fan_out}, ("last_stride", "remat")),
+    "resnet50": (
+        ResNet,
+        {"stages": (3, 4, 6, 3), "bottleneck": True, "kernel_init": he_fan_out},
+        ("last_stride", "remat"),
+    ),
+    "resnet18_cifar": (ResNet, {"stages": (2, 2, 2, 2), "stem": "cifar"}, ("remat",)),
+    "resnet20_cifar": (ResNet, {"stages": (3, 3, 3), **HE_CIFAR}, ("remat",)),
+    "resnet56_cifar": (ResNet, {"stages": (9, 9, 9), **HE_CIFAR}, ("remat",)),
     "small_cnn": (SmallCNN, {}, ("width", "dropout")),
     "mlp": (MLP, {}, ("depth", "width", "dropout")),
 }
@@ -82,6 +96,8 @@ def _check(name: str, settings: Mapping[str, Any]) -> None:
     for field in ("depth", "width"):
         if field in settings and settings[field] < 1:
             raise InputError(f"model.{field} is {settings[field]}: expected a positive whole number")
+    if settings.get("last_stride", 2) not in (1, 2):
+        raise InputError(f"model.last_stride is {settings['last_stride']}: expected 1 or 2")
     if not 0 <= settings.get("dropout", 0.0) < 1:
         raise InputError(f"model.dropout is {settings['dropout']}: expected a rate of at least 0 and below 1")
     if name == "wide_resnet" and (settings.get("depth", 28) < 10 or (settings.get("depth", 28) - 4) % 6):
