@@ -35,8 +35,8 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
     "small_cnn": (SmallCNN, {}, ("width", "dropout")),
     "mlp": (MLP, {}, ("depth", "width", "dropout")),
 }
-# Fields of every model; `weights` (a file to start from) is for the caller.
-COMMON = ("name", "dtype", "mean", "std", "resize_to", "weights")
+# Fields of every model; `weights` (a file to start from) and `new_head` (all but its head) are for the caller.
+COMMON = ("name", "dtype", "mean", "std", "resize_to", "weights", "new_head")
 DTYPES = ("float32", "bfloat16", "float64")
 
 

@@ -1,0 +1,80 @@
+"""Named arrays from a .safetensors or .npz file, and the file's own metadata."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jrobust.errors import InputError
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
+CONVERT = (
+    'python -c "import torch, safetensors.torch as s; '
+    "d = torch.load('{source}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
+    "s.save_file({{k: v.contiguous() for k, v in d.items()}}, '{target}')\""
+)
+
+
+def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays of a file by name, and its metadata (text by name; empty for .npz).
+
+    Raises:
+      InputError: no such file, a format that can hold code, an unknown ending, or a damaged file.
+    """
+    path = pathlib.Path(path)
+    if path.suffix in PICKLES:
+        command = CONVERT.format(source=path, target=path.with_suffix(".safetensors"))
+        raise InputError(
+            f"{path} is a pickle, which can run code when it is read: where PyTorch is, convert it by {command}"
+        )
+    if path.suffix not in (".safetensors", ".npz"):
+        raise InputError(f"{path} has the ending {path.suffix!r}: expected a .safetensors or .npz file of weights")
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: expected a .safetensors or .npz file of weights")
+    try:
+        return _safetensors(path) if path.suffix == ".safetensors" else _npz(path)
+    except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read ({_line(error)}): expected a whole {path.suffix} file; copy or download it again"
+        ) from error
+
+
+def read_json(text: str, source: str) -> dict:
+    """Return the JSON object in `text`; `source` names it in the InputError for anything else."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source} is not JSON ({_line(error)}): write the file again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{source} is not a JSON object: write the file again")
+    return value
+
+
+def some(names: list[str], limit: int = 3) -> str:
+    """Return the first few names and how many more there are.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = dict(file.metadata() or {})
+    return safetensors.numpy.load_file(path), metadata
+
+
+def _npz(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}, {}
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

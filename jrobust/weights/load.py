@@ -1,0 +1,68 @@
+"""Weights of any known layout into a model."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrobust.errors import InputError
+from jrobust.models.classifier import Classifier
+from jrobust.models.tree import flatten, unflatten
+from jrobust.weights import arrays as arrays_file
+from jrobust.weights import safetensors_file
+from jrobust.weights.torch_layouts import check_names, fit, from_torch
+
+
+def load(
+    path: str | pathlib.Path, classifier: Classifier, params: Any, batch_stats: Any, *, replace_head: bool = False
+) -> tuple[Any, Any]:
+    """Return `(params, batch_stats)` of `classifier` with the numbers of a file.
+
+    The layout is known by the keys: this library's own (`jrobust.weights.safetensors_file`) or one of PyTorch's
+    (`jrobust.weights.torch_layouts`), in .safetensors or .npz. Nothing is unpickled.
+
+    Args:
+      path: the file.
+      classifier: the model; its mean and std must be those of an own file.
+      params, batch_stats: as `classifier.init` returns them; they fix the structure, shapes and dtypes.
+      replace_head: keep the linear layer `fc` of `params`, for other classes than the file's.
+
+    Raises:
+      InputError: the file cannot be read, is damaged, or is not of exactly this model.
+    """
+    arrays, metadata = arrays_file.read(path)
+    if "jrobust" in metadata or any(name.startswith("params/") for name in arrays):
+        file = safetensors_file.check(arrays, metadata, str(path))
+        _check_preprocessing(file.manifest, classifier, str(path))
+        new = (
+            _own(file.params, params, f"{path}: params", replace_head),
+            _own(file.batch_stats, batch_stats, f"{path}: batch_stats", replace_head),
+        )
+    else:
+        new = from_torch(arrays, params, batch_stats, source=str(path), replace_head=replace_head)
+    return jax.tree.map(jnp.asarray, new)
+
+
+def _own(tree: Any, old: Any, source: str, replace_head: bool) -> Any:
+    """Return `tree` checked against the structure, shapes and dtypes of `old`."""
+    found, wanted = flatten(tree), flatten(old)
+    new = {name: leaf for name, leaf in wanted.items() if replace_head and name.startswith("fc/")}
+    missing = [name for name in wanted if name not in found and name not in new]
+    check_names(source, missing, sorted(set(found) - set(wanted)), "jrobust")
+    for name in wanted.keys() - new.keys():
+        new[name] = fit(found[name], wanted[name], f"{source}/{name}")
+    return unflatten({name: new[name] for name in wanted})
+
+
+def _check_preprocessing(manifest: dict[str, Any], classifier: Classifier, source: str) -> None:
+    """Raise InputError where the file's network saw differently normalised images: nothing else would say so."""
+    for field in ("mean", "std"):
+        theirs, ours = manifest.get("preprocessing", {}).get(field, []), getattr(classifier, field)
+        if len(theirs) != len(ours) or not all(map(math.isclose, theirs, ours)):
+            raise InputError(
+                f"{source} has {field} {tuple(theirs)}, this model has {ours}: set model.{field} to that of the file"
+            )

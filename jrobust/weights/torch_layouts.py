@@ -1,0 +1,152 @@
+"""PyTorch's names and axis orders for the networks of `jrobust.models`, both ways.
+
+| layout | networks | differs from torchvision's names in |
+|---|---|---|
+| torchvision | ResNet-18, ResNet-50 | - |
+| cifar_resnet | akamaster's CIFAR ResNets, kuangliu's ResNet-18 | `linear` for fc, `shortcut` for downsample |
+| wide_resnet | WRN-d-k of ART, TRADES, RobustBench | `block1.layer.0` for layer1/0, `convShortcut` for shortcut |
+
+Convolutions are OIHW in PyTorch and HWIO here, linear weights (out, in) and (in, out).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jrobust.errors import InputError, unknown
+from jrobust.models.tree import flatten, unflatten
+from jrobust.weights.arrays import some
+
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# An own leaf's axes in PyTorch's order, by name and rank.
+AXES = {("kernel", 4): (3, 2, 0, 1), ("kernel", 2): (1, 0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A naming: regular expressions that turn own dotted names, such as layer1.0.conv1, into foreign ones."""
+
+    name: str
+    rules: tuple[tuple[str, str], ...]
+    marks: tuple[str, ...]  # a file with a key that starts with one of these has this layout
+
+    def foreign(self, path: str) -> str:
+        """Return the PyTorch name of an own path.
+
+        >>> LAYOUTS["wide_resnet"].foreign("layer1/0/shortcut/kernel")
+        'block1.layer.0.convShortcut.weight'
+        """
+        module, _, leaf = path.rpartition("/")
+        module = module.replace("/", ".")
+        for pattern, replacement in self.rules:
+            module = re.sub(pattern, replacement, module)
+        return f"{module}.{LEAVES[leaf]}"
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "wide_resnet", ((r"^layer(\d)\.(\d+)", r"block\1.layer.\2"), ("shortcut", "convShortcut")), ("block1.",)
+        ),
+        Layout("cifar_resnet", ((r"\bdownsample\b", "shortcut"), (r"^fc$", "linear")), ("linear.",)),
+        Layout("torchvision", (), ("conv1.", "layer1.", "fc.")),
+    )
+}
+
+
+def detect(names: list[str]) -> Layout | None:
+    """Return the layout of a file by its keys, or None."""
+    for layout in LAYOUTS.values():
+        if any(name.startswith(layout.marks) for name in names):
+            return layout
+    return None
+
+
+def to_torch(params: Any, batch_stats: Any, layout: str = "torchvision") -> dict[str, np.ndarray]:
+    """Return variables under PyTorch's names and axis orders: a state_dict but for `num_batches_tracked`.
+
+    Raises:
+      InputError: an unknown layout.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout of weights", layout, LAYOUTS)
+    result = {}
+    for path, leaf in (flatten(params) | flatten(batch_stats)).items():
+        array = np.asarray(leaf)
+        axes = AXES.get((path.rpartition("/")[2], array.ndim))
+        result[LAYOUTS[layout].foreign(path)] = np.ascontiguousarray(array.transpose(axes) if axes else array)
+    return result
+
+
+def from_torch(
+    arrays: Mapping[str, np.ndarray], params: Any, batch_stats: Any, *, source: str, replace_head: bool = False
+) -> tuple[Any, Any]:
+    """Return `(params, batch_stats)` with the numbers of a PyTorch state_dict; every name and shape must fit.
+
+    Args:
+      arrays: by PyTorch's names; a prefix `module.` (DataParallel) and `num_batches_tracked` are passed over.
+      params, batch_stats: fix the structure, shapes and dtypes; only a kept head gives numbers.
+      source: the file's name, for messages.
+      replace_head: keep the linear layer `fc` of `params`, for other classes than the file's.
+
+    Raises:
+      InputError: an unknown layout; missing or surplus names; a shape that differs; or no floating-point numbers.
+    """
+    names = {name.removeprefix("module."): name for name in arrays if not name.endswith("num_batches_tracked")}
+    layout = detect(list(names))
+    if layout is None:
+        raise InputError(
+            f"{source} has keys such as {some(sorted(names))}: expected one of the layouts {', '.join(LAYOUTS)}"
+        )
+    new: dict[str, dict[str, Any]] = {}
+    expected = set()
+    missing = []
+    for collection, tree in (("params", params), ("batch_stats", batch_stats)):
+        new[collection] = {}
+        for path, old in flatten(tree).items():
+            name = layout.foreign(path)
+            expected.add(name)
+            if replace_head and path.startswith("fc/"):
+                new[collection][path] = old
+            elif name not in names:
+                missing.append(name)
+            else:
+                new[collection][path] = _own(path, arrays[names[name]], old, f"{source}: {names[name]}")
+    check_names(source, missing, sorted(set(names) - expected), layout.name)
+    return unflatten(new["params"]), unflatten(new["batch_stats"])
+
+
+def check_names(source: str, missing: list[str], surplus: list[str], layout: str) -> None:
+    """Raise the InputError that names what a file lacks or has too much."""
+    if missing or surplus:
+        found = [f"lacks {some(missing)}"] if missing else []
+        found += [f"has the surplus {some(surplus)}"] if surplus else []
+        raise InputError(
+            f"{source} ({layout} layout) {' and '.join(found)}: expected exactly this model's arrays; "
+            "check model.name, depth and width"
+        )
+
+
+def fit(array: np.ndarray, old: Any, what: str) -> np.ndarray:
+    """Return `array` in the dtype of `old`, or raise InputError where shapes differ or it is not floating point."""
+    if array.shape != old.shape:
+        hint = "; to start with a new head of this model's classes, ask for it (replace_head, model.new_head)"
+        raise InputError(
+            f"{what} has shape {array.shape}, expected {tuple(old.shape)}: the file is of another model"
+            f"{hint if array.shape[1:] == old.shape[1:] or array.shape[:-1] == old.shape[:-1] else ''}"
+        )
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        raise InputError(f"{what} has dtype {array.dtype}, expected floating point: the file is of another kind")
+    return array.astype(old.dtype)
+
+
+def _own(path: str, array: np.ndarray, old: Any, what: str) -> np.ndarray:
+    """Return a foreign array in own axis order."""
+    axes = AXES.get((path.rpartition("/")[2], array.ndim))
+    return fit(array.transpose(np.argsort(axes)) if axes else array, old, what)
