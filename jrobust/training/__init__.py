@@ -1,0 +1,1 @@
+"""Training: one step, one loop, checkpoints and logs, for any method that keeps the contract in `method`."""

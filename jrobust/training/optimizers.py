@@ -1,0 +1,110 @@
+"""Optimizers and schedules from a config section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jrobust.errors import InputError, unknown
+
+OPTIMIZERS = ("sgd",)
+
+
+class Optimizer(NamedTuple):
+    """A transformation of gradients, and the learning rate of each step for the log.
+
+    `learning_rate(step)` is the rate of the update after `step` others, of the layers that are not fast.
+    """
+
+    tx: optax.GradientTransformation
+    learning_rate: Callable[[int], float]
+
+
+def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int) -> Optimizer:
+    """Return the optimizer that a config section names.
+
+    SGD with L2 added to the gradient of every parameter (batch norm and biases too) before momentum, as in PyTorch:
+
+        g = gradient + weight_decay theta
+        m' = momentum m + g
+        theta' = theta - rate f (g + momentum m')   with nesterov,    theta - rate f m'   without
+
+    rate is `learning_rate` times all `drop_factors` whose `drop_epochs` have begun; without drops it is constant. f is
+    `fast_factor` for the parameters under one of the `fast_layers`, 1 for the others.
+
+    Args:
+      section: `name` and the fields above.
+      params: the parameters or their shapes; only names are used.
+      steps_per_epoch: number of steps in an epoch.
+
+    Raises:
+      InputError: an unknown name, a value out of range, drops without factors, a layer that does not exist.
+    """
+    if section["name"] not in OPTIMIZERS:
+        raise unknown("optimizer.name", section["name"], OPTIMIZERS)
+    for name, low in (("learning_rate", 0.0), ("momentum", 0.0), ("weight_decay", 0.0), ("fast_factor", 0.0)):
+        if not section[name] >= low:
+            raise InputError(f"optimizer.{name} is {section[name]}: expected a number of at least {low:g}")
+    schedule = piecewise_constant(
+        section["learning_rate"], section["drop_epochs"], section["drop_factors"], steps_per_epoch=steps_per_epoch
+    )
+    parts = [
+        optax.add_decayed_weights(section["weight_decay"]),
+        optax.sgd(schedule, momentum=section["momentum"] or None, nesterov=section["nesterov"]),
+    ]
+    if section["fast_layers"]:
+        # After momentum: PyTorch's buffer does not hold the rate, so a group's rate is a factor of the update.
+        mask = layer_mask(params, section["fast_layers"])
+        parts.append(optax.masked(optax.scale(section["fast_factor"]), mask))
+    return Optimizer(optax.chain(*parts), lambda step: float(schedule(step)))
+
+
+def piecewise_constant(
+    learning_rate: float, drop_epochs: Sequence[float], drop_factors: Sequence[float], *, steps_per_epoch: int
+) -> optax.Schedule:
+    """Return the schedule that multiplies the rate by a factor where each of `drop_epochs` begins.
+
+    Raises:
+      InputError: the two sequences differ in length, are no numbers, or the epochs do not ascend.
+    """
+    if len(drop_epochs) != len(drop_factors):
+        raise InputError(
+            f"optimizer.drop_epochs has {len(drop_epochs)} entries and drop_factors {len(drop_factors)}: expected one"
+            " factor for each epoch"
+        )
+    for name, values in (("drop_epochs", drop_epochs), ("drop_factors", drop_factors)):
+        if any(isinstance(value, str) or not value > 0 for value in values):
+            raise InputError(f"optimizer.{name} is {tuple(values)}: expected numbers above 0, such as 50,80")
+    boundaries = [round(epoch * steps_per_epoch) for epoch in drop_epochs]
+    if sorted(set(boundaries)) != boundaries:
+        raise InputError(f"optimizer.drop_epochs is {tuple(drop_epochs)}: expected ascending epochs")
+    return optax.piecewise_constant_schedule(learning_rate, dict(zip(boundaries, drop_factors, strict=True)))
+
+
+def layer_mask(params: Any, prefixes: Sequence[str]) -> Any:
+    """Return a tree of bools: whether a parameter lies under one of the named layers.
+
+    A name is a path from the root, in dots or slashes, and whole: "layer4" is the parent of "layer4.0.conv1", not of
+    "layer40".
+
+    Raises:
+      InputError: a name that no parameter lies under.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    paths = [_dotted(jax.tree_util.keystr(path, simple=True, separator="/")) for path, _ in leaves]
+    wanted = [_dotted(prefix) for prefix in prefixes]
+    for prefix in wanted:
+        if not any(_under(path, prefix) for path in paths):
+            raise unknown("layer in optimizer.fast_layers", prefix, dict.fromkeys(path.split(".")[0] for path in paths))
+    return jax.tree.unflatten(structure, [any(_under(path, prefix) for prefix in wanted) for path in paths])
+
+
+def _dotted(path: str) -> str:
+    return path.replace("/", ".").strip(".")
+
+
+def _under(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + ".")

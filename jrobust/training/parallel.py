@@ -1,0 +1,129 @@
+"""One step over many devices: `jit` with sharded arrays or `pmap`, on the same layout of the state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jrobust.errors import InputError, unknown
+from jrobust.training.step import TrainStep
+
+AXIS = "data"
+MODES = ("jit", "pmap")
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+    """Return the one-dimensional mesh named `data` over the first `num_devices` devices, or over all of them.
+
+    Raises:
+      InputError: there are fewer devices.
+    """
+    devices = jax.devices()
+    if num_devices is not None and not 1 <= num_devices <= len(devices):
+        raise InputError(f"{num_devices} devices are asked for: this machine has {len(devices)}")
+    count = num_devices or len(devices)
+    # Auto: by default a mesh has Explicit axes, which put shardings into the types of arrays.
+    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def axis_name(mode: str) -> str | None:
+    """Return the axis that a step (and a network's batch norm) is written for in this mode.
+
+    Raises:
+      InputError: the mode is neither jit nor pmap.
+    """
+    if mode not in MODES:
+        raise unknown("train.parallelism", mode, MODES)
+    return AXIS if mode == "pmap" else None
+
+
+def check_divisible(batch_size: int, mesh: Mesh) -> None:
+    """Raise the error for a batch that does not split evenly over the devices."""
+    if batch_size % mesh.size:
+        below = batch_size - batch_size % mesh.size
+        nearest = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
+        raise InputError(
+            f"a batch of {batch_size} does not divide by {mesh.size} devices: set train.batch_size to {nearest}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """A train step over a mesh. It can be called as it is, or compiled ahead with `compile`.
+
+    The train state, the resident arrays and the key are replicated (`replicate`); a batch is split along its leading
+    axis (`shard`). States pass freely between the two modes. The train state is donated: after a call the one passed in
+    is gone.
+    """
+
+    step: Any
+    mesh: Mesh
+    mode: str
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The layout of the state on the mesh."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def replicate(self, tree: Any) -> Any:
+        """Put a whole copy of every leaf on every device. Leaves that lie there already are taken as they are."""
+        return jax.device_put(tree, self.replicated)
+
+    def shard(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Put a host batch on the devices, an equal part on each.
+
+        Raises:
+          InputError: the batch does not divide by the number of devices.
+        """
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        arrays = {}
+        for name, value in batch.items():
+            array = np.asarray(value)
+            check_divisible(len(array), self.mesh)
+            if self.mode == "pmap":
+                array = array.reshape(self.mesh.size, -1, *array.shape[1:])
+            arrays[name] = jax.device_put(array, sharding)
+        return arrays
+
+    def __call__(self, train_state: Any, batch: Any, resident: Any, key: jax.Array) -> Any:
+        """Run the step on arguments placed by `replicate` and `shard`."""
+        return self.step(train_state, batch, resident, key)
+
+    def compile(self, train_state: Any, batch: Any, resident: Any, key: jax.Array) -> jax.stages.Compiled:
+        """Compile for arguments such as these; the program raises instead of compiling again for any others."""
+        return self.step.lower(train_state, batch, resident, key).compile()
+
+
+def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit") -> Parallel:
+    """Return `step` over the devices of a mesh.
+
+    Args:
+      step: from `make_train_step(..., axis_name=axis_name(mode))`.
+      mesh: one-dimensional, named `data`; one device is the mesh of size 1.
+      mode: "jit": the step sees the whole batch and the compiler splits the work. "pmap": a device sees its own part.
+
+    Raises:
+      InputError: the mode is neither jit nor pmap.
+    """
+    axis = axis_name(mode)
+    if axis is None:
+        replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+        layout = (replicated, split, replicated, replicated)
+        wrapped = jax.jit(step, donate_argnums=0, in_shardings=layout, out_shardings=replicated)
+    else:
+        # The axis bears the name of the mesh's: so the arrays are taken and returned as they lie, and one compilation
+        # is enough.
+        wrapped = jax.pmap(
+            step,
+            axis_name=axis,
+            in_axes=(None, 0, None, None),
+            out_axes=None,
+            donate_argnums=0,
+            devices=list(mesh.devices.flat),
+        )
+    return Parallel(wrapped, mesh, mode)

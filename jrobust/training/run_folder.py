@@ -1,0 +1,143 @@
+"""The folder of a run: its config, its environment, and that one process at a time writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jrobust.errors import InputError
+
+# What may change between the sessions of a run: its length, where and how it computes, what is kept and measured.
+FREE = (
+    "train.steps",
+    "train.examples",
+    "train.epochs",
+    "train.parallelism",
+    "data.dir",
+    "data.resident",
+    "checkpoint",
+    "evaluation",
+)
+PACKAGES = ("jrobust", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@contextlib.contextmanager
+def opened(workdir: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
+    """Create the folder or check that it belongs to this config, write config.json, and hold it for this process.
+
+    Raises:
+      InputError: the folder holds a run with another config (names the keys), another process is training in it, or it
+        cannot be written.
+    """
+    path = pathlib.Path(workdir).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is training in {path}: wait for it or choose another --workdir"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        check_config(path, config)
+        write_json(path / "config.json", config)
+        yield path
+
+
+def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Raise the error for a folder that holds a run with another config.
+
+    Raises:
+      InputError: names the first keys that differ, with both values.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        return
+    try:
+        saved = flat(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: choose another --workdir") from error
+    asked = flat(json.loads(json.dumps(config)))
+    differing = [
+        f"{key} is {saved.get(key, 'not set')!r} there and {asked.get(key, 'not set')!r} here"
+        for key in sorted(saved.keys() | asked.keys())
+        if saved.get(key) != asked.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise InputError(
+            f"{workdir} holds a run with another config: {'; '.join(differing[:3])}{more}; choose another --workdir"
+        )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as one, keys joined by dots.
+
+    >>> flat({"train": {"steps": 3}, "seed": 0})
+    {'train.steps': 3, 'seed': 0}
+    """
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Return what besides the config makes the numbers: commit, versions, devices, seed."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    devices = jax.devices()
+    return {
+        "commit": commit(),
+        "versions": {"python": platform.python_version()} | versions,
+        "machine": platform.machine(),
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "seed": seed,
+    }
+
+
+def record_environment(workdir: pathlib.Path, seed: int, *, step: int) -> None:
+    """Write environment.json; a resumed run adds to `resumed` what its session ran in, from which step."""
+    file, here = workdir / "environment.json", environment(seed)
+    if step and file.exists():
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, saved | {"resumed": [*saved.get("resumed", []), {"step": step} | here]})
+    else:
+        write_json(file, here)
+
+
+def commit() -> str:
+    """Return the commit of the source tree, with "+changes" if files differ from it; "unknown" outside of git."""
+
+    def git(*arguments: str) -> str:
+        root = pathlib.Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write a file whole or not at all."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    aside.replace(path)

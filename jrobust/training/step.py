@@ -1,0 +1,83 @@
+"""The train step: one pure function, the same under `jit` and `pmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jrobust.training.method import Batch, Method, Metrics
+from jrobust.training.state import TrainState
+
+Prepare = Callable[[Batch, Any, jax.Array], Batch]
+TrainStep = Callable[[TrainState, Batch, Any, jax.Array], tuple[TrainState, Metrics]]
+
+# The trainer's own metrics; a method may not use their names.
+RESERVED = ("loss", "gradient_norm", "parameter_norm", "update_norm")
+
+
+def make_train_step(
+    method: Method, tx: optax.GradientTransformation, prepare: Prepare, axis_name: str | None = None
+) -> TrainStep:
+    """Return the pure function `(train_state, batch, resident, key) -> (train_state, metrics)`.
+
+    With theta the parameters, s the method's state and L = `method.loss`, one step is
+
+        (l, s') , g = L(theta, s, prepare(batch)) and its gradient in theta,   theta' = theta + tx(g)
+
+    Random numbers come from `fold_in(key, step)`, split once into named parts (augmentation, method); the root key
+    itself is never used, so a resumed run draws what the uninterrupted one would have drawn.
+
+    Args:
+      method: whose loss is minimised; the loss is a mean over the examples it is given.
+      tx: the optimizer.
+      prepare: `prepare(batch, resident, key) -> batch`: gathers and augments the images inside the compiled step.
+      axis_name: None for the whole batch in one view (`jit` with sharded arrays). The name of the mapped axis for one
+        shard in each call (`pmap`): gradients, metrics and floating-point state are then averaged over that axis.
+
+    The metrics are float32 scalars: those of the method, `loss`, and the l2 norms `gradient_norm`, `parameter_norm`
+    (after the update) and `update_norm`.
+    """
+
+    def train_step(train_state: TrainState, batch: Batch, resident: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
+        augment_key, method_key = jax.random.split(jax.random.fold_in(key, train_state.step))
+        examples = prepare(batch, resident, augment_key)
+        (loss, (state, metrics)), gradients = jax.value_and_grad(method.loss, has_aux=True)(
+            train_state.params, train_state.state, examples, method_key
+        )
+        if taken := sorted(set(metrics) & set(RESERVED)):
+            raise ValueError(f"the method returns metrics named {taken}, which are the trainer's own")
+        if axis_name is not None:
+            # The mean of gradients, not the gradient of a mean: under pmap each device differentiates its own loss.
+            gradients, loss, metrics = jax.lax.pmean((gradients, loss, metrics), axis_name)
+            state = _mean_of_floats(state, axis_name)
+        updates, opt_state = tx.update(gradients, train_state.opt_state, train_state.params)
+        params = optax.apply_updates(train_state.params, updates)
+        metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+        metrics |= {
+            "loss": loss.astype(jnp.float32),
+            "gradient_norm": norm(gradients),
+            "parameter_norm": norm(params),
+            "update_norm": norm(updates),
+        }
+        return TrainState(train_state.step + 1, params, state, opt_state), metrics
+
+    return train_step
+
+
+def norm(tree: Any) -> jax.Array:
+    """Return the l2 norm of all leaves together, float32[]."""
+    squares = [jnp.sum(jnp.square(jnp.abs(leaf.astype(jnp.float32)))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
+
+
+def _mean_of_floats(tree: Any, axis_name: str) -> Any:
+    """Average floating-point leaves over the axis; counters and keys are the same on every device already."""
+
+    def mean(leaf: jax.Array) -> jax.Array:
+        return jax.lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+
+    return jax.tree.map(mean, tree)
