@@ -44,8 +44,8 @@ class Subject:
             hash(self.logits)
         except TypeError as error:
             raise InputError(
-                f"the logits function of subject {self.name!r} is not hashable: expected a plain function or a method of"
-                " a frozen object; pass arrays through `variables`"
+                f"the logits function of subject {self.name!r} is not hashable: expected a plain function or a method"
+                " of a frozen object; pass arrays through `variables`"
             ) from error
 
     def __repr__(self) -> str:

@@ -1,0 +1,135 @@
+"""Suite `transfer`: perturbations crafted on one model, tried on another (Table 2 of the ART supplementary)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jrobust import units
+from jrobust.errors import InputError
+from jrobust.evaluation import programs, robustness
+from jrobust.evaluation.accuracy import joined, keep_valid
+from jrobust.evaluation.attack import Attack, craft, threat_text
+from jrobust.evaluation.batches import batches, limit
+from jrobust.evaluation.estimates import proportion
+from jrobust.evaluation.progress import track
+from jrobust.evaluation.rate import Rate
+from jrobust.evaluation.record import Record
+from jrobust.evaluation.subject import Subject
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The one attack that crafts; fields as in the robustness suite. The table's budget is unverified."""
+
+    norm: str = "linf"
+    eps: str = "8/255"
+    step_size: str = "2/255"
+    num_steps: int = 40
+    random_start: bool = True
+
+    def __post_init__(self):
+        self.attack()
+
+    def attack(self) -> Attack:
+        """Return the attack, the same in every number as the robustness suite's PGD of these settings."""
+        fields = dataclasses.asdict(self) | {"num_steps": (self.num_steps,)}
+        units.parse(self.eps)
+        return robustness.attacks(robustness.Settings(**fields))["main"][1]
+
+
+def run(
+    subject: Subject,
+    source: Any,
+    settings: Settings | None = None,
+    *,
+    against: Sequence[Subject] = (),
+    batch_size: int = 256,
+    examples: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Record:
+    """Return the accuracy of every model (rows) on images crafted on every model (columns), and on clean images.
+
+    All images count, whether or not a model is right on them. With the same seed the diagonal is the white-box accuracy
+    of the robustness suite. Metrics are named `<evaluated> on <crafted>`, the clean ones `<evaluated> on clean`.
+
+    Args:
+      subject: the first model.
+      source: the images.
+      settings: the attack.
+      against: the other models, at least one; they take the same images and have the same classes.
+      batch_size, examples, seed, progress, mesh: as in the robustness suite.
+
+    Raises:
+      InputError: there is no second model, two have the same name, or their classes differ.
+    """
+    settings = settings or Settings()
+    subjects = checked([subject, *against])
+    attack, key = settings.attack(), jax.random.key(seed)
+    begin, rate = time.perf_counter(), Rate()
+    order = limit(source, examples)
+    rows = []
+    work = len(order) * len(subjects) * (attack.num_steps + len(subjects))
+    with jax.default_matmul_precision("highest"), track("transfer", work, progress) as advance:
+        for batch in batches(source, batch_size, order, mesh):
+            columns = {"index": batch["index"], "label": batch["label"]}
+            count = int(np.sum(np.asarray(batch["valid"])))
+            images = {"clean": batch["image"]}
+            for crafter in subjects:
+                with rate.timed(crafter.name, count * attack.num_steps):
+                    images[crafter.name] = jax.block_until_ready(craft(crafter, batch, attack, key))
+                advance(count * attack.num_steps)
+            for evaluated in subjects:
+                for name, crafted in images.items():
+                    outcome = programs.predict(evaluated.logits, evaluated.variables, crafted, batch["label"])
+                    columns[f"{evaluated.name} on {name}"] = outcome.correct
+                advance(count * len(subjects))
+            rows.append(keep_valid(batch, columns))
+    columns = joined(rows)
+    record = Record.of("transfer", subject, source, examples=len(order), seed=seed, columns=columns)
+    record.settings, record.threat = dataclasses.asdict(settings), threat_text(settings.norm, settings.eps)
+    names = [s.name for s in subjects]
+    for name, column in columns.items():
+        if " on " in name:
+            record.metrics[name] = proportion(column)
+            clean = name.endswith(" on clean")
+            record.protocols[name] = (
+                "images as they are" if clean else f"crafted on the second model: {attack.protocol}"
+            )
+    record.tables["matrix"] = {
+        "columns": ["evaluated", *(f"crafted on {name}" for name in names), "clean"],
+        "rows": [
+            [
+                row,
+                *(record.metrics[f"{row} on {column}"].value for column in names),
+                record.metrics[f"{row} on clean"].value,
+            ]
+            for row in names
+        ],
+    }
+    record.attack_steps, record.attack_steps_per_second = rate.steps, rate.per_second
+    record.seconds = time.perf_counter() - begin
+    return record
+
+
+def checked(subjects: list[Subject]) -> list[Subject]:
+    """Return `subjects` if a matrix can be made of them; see `run` for what is raised."""
+    names = [subject.name for subject in subjects]
+    if len(subjects) < 2:
+        raise InputError("suite transfer compares at least two models: pass the other runs with --against=RUN,RUN")
+    if len(set(names)) < len(names) or "clean" in names:
+        raise InputError(f"models named {', '.join(names)}: expected different names, none of them 'clean'")
+    for other in subjects[1:]:
+        if len(other.class_names) != len(subjects[0].class_names):
+            raise InputError(
+                f"{other.name!r} has {len(other.class_names)} classes and {subjects[0].name!r} has"
+                f" {len(subjects[0].class_names)}: transfer needs models of the same data set"
+            )
+    return subjects

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jrobust.errors import InputError
+from jrobust.evaluation import Subject, programs, robustness
+
+SETTINGS = robustness.Settings(
+    eps="0.1",
+    step_size="0.025",
+    num_steps=(5, 10),
+    sweep_linf=("0.05", "0.1", "0.2", "0.3"),
+    sweep_l2=("0.1", "0.4"),
+    sweep_steps=10,
+)
+
+
+def test_linear_classifier_has_the_known_robust_accuracy_at_every_radius(linear, greys):
+    record = robustness.run(linear, greys, SETTINGS, batch_size=4, progress=False)
+    # Distances .01 .06 .11 .21 .31 twice each, and one image that is wrong from the start.
+    expected = {"accuracy": 10, "fgsm": 6, "pgd_5": 6, "pgd_10": 6, "worst_case": 6}
+    assert {name: round(e.value * 11) for name, e in record.metrics.items()} == expected
+    assert [round(p["accuracy"].value * 11) for p in record.curves["linf"]] == [10, 8, 6, 4, 2]
+    assert [p["label"] for p in record.curves["linf"]] == ["0", "0.05", "0.1", "0.2", "0.3"]
+    # The L2 distance of a uniform shift of d on four pixels is 2 d: .02 .12 .22 .42 .62.
+    assert [round(p["accuracy"].value * 11) for p in record.curves["l2"]] == [10, 8, 4]
+
+
+def test_the_point_of_the_curve_at_eps_is_the_attack_itself(linear, greys):
+    groups = robustness.attacks(SETTINGS)
+    assert groups["linf"][1] is groups["main"][2]
+    assert groups["linf"][0].step_size == pytest.approx(0.0125)  # scaled with the radius
+    assert groups["l2"][1].step_size == pytest.approx(2.5 * 0.4 / 10)
+
+
+def test_example_table_matches_the_totals(network, photos):
+    settings = dataclasses.replace(SETTINGS, eps="8/255", step_size="2/255")
+    record = robustness.run(network, photos, settings, batch_size=8, progress=False)
+    columns = record.columns
+    assert len(columns["index"]) == record.examples == 22
+    assert columns["index"].tolist() == list(range(22))
+    assert columns["label"].tolist() == photos.columns["label"].tolist()
+    assert record.metrics["accuracy"].value == columns["correct"].mean()
+    for name in ("fgsm", "pgd_5", "pgd_10", "worst_case"):
+        assert record.metrics[name].value == columns[f"{name}_correct"].mean()
+        assert record.metrics[name].count == 22
+    every = columns["correct"] & columns["fgsm_correct"] & columns["pgd_5_correct"] & columns["pgd_10_correct"]
+    assert columns["worst_case_correct"].tolist() == every.tolist()
+    assert ((columns["pgd_10_margin"] < 0) == columns["pgd_10_correct"]).all()
+    assert 0 < record.metrics["pgd_10"].value < record.metrics["accuracy"].value == 17 / 22
+    assert record.attack_steps == 22 * (1 + 5 + 10 + 4 * 10 + 2 * 10)
+    assert record.attack_steps_per_second > 0 and record.threat == "Linf 8/255"
+
+
+def test_numbers_do_not_depend_on_the_batch_size(network, photos):
+    settings = dataclasses.replace(SETTINGS, eps="8/255", step_size="2/255")
+    whole = robustness.run(network, photos, settings, batch_size=22, seed=1, progress=False)
+    for batch_size in (1, 5):
+        parts = robustness.run(network, photos, settings, batch_size=batch_size, seed=1, progress=False)
+        for name, column in whole.columns.items():
+            np.testing.assert_allclose(parts.columns[name], column, atol=2e-5, err_msg=name)
+    other = robustness.run(network, photos, settings, batch_size=22, seed=2, progress=False)
+    assert not np.allclose(other.columns["pgd_5_margin"], whole.columns["pgd_5_margin"], atol=1e-5)
+
+
+def test_numbers_do_not_depend_on_the_number_of_devices(network, photos):
+    settings = robustness.Settings(num_steps=(3,))
+    mesh = jax.make_mesh((4,), ("data",))
+    one = robustness.run(network, photos, settings, batch_size=8, progress=False)
+    four = robustness.run(network, photos, settings, batch_size=8, progress=False, mesh=mesh)
+    np.testing.assert_allclose(one.columns["pgd_3_margin"], four.columns["pgd_3_margin"], atol=2e-5)
+
+
+def test_every_program_is_compiled_once(network, photos):
+    traces = []
+
+    def logits(weights, images, *, beta=None):
+        traces.append(images.shape)
+        return network.logits(weights, images)
+
+    counted = dataclasses.replace(network, logits=logits)
+    robustness.run(counted, photos, SETTINGS, batch_size=8, progress=False)  # three batches, the last one padded
+    first = len(traces)
+    robustness.run(counted, photos, SETTINGS, batch_size=8, progress=False)
+    assert len(traces) == first
+    # New radii and step sizes are the same programs.
+    settings = dataclasses.replace(SETTINGS, eps="0.05", sweep_linf=("0.01", "0.02"), sweep_l2=("3",))
+    robustness.run(counted, photos, settings, batch_size=8, progress=False)
+    assert len(traces) == first
+    assert set(traces) == {(8, 6, 6, 3)}
+
+
+def test_checks_of_a_sound_attack(network, photos):
+    checks = robustness.run(network, photos, SETTINGS, batch_size=11, progress=False).checks
+    assert checks["inside_ball"] and checks["nan_images"] == 0
+    assert 0.9 < checks["largest_linf_over_eps"] <= 1 + 1e-5
+    assert 0.9 < checks["largest_l2_over_eps"] <= 1 + 1e-5
+    assert 0 <= checks["lowest_pixel"] < checks["highest_pixel"] <= 1
+    assert checks["zero_gradient_share"] == 0 and not checks["softmax_outputs"]
+
+
+def test_masked_gradients_are_flagged(linear, greys):
+    steep = dataclasses.replace(linear, variables={"bias": jnp.float32(2.0), "scale": jnp.float32(1e5)})
+    record = robustness.run(steep, greys, SETTINGS, batch_size=11, progress=False)
+    assert record.checks["zero_gradient_share"] > 0.5
+    assert any("exactly zero" in warning for warning in record.warnings)
+
+    def probabilities(weights, images, *, beta=None):
+        return jax.nn.softmax(linear.logits(weights, images))
+
+    record = robustness.run(
+        dataclasses.replace(linear, logits=probabilities), greys, SETTINGS, batch_size=11, progress=False
+    )
+    assert any("probabilities" in warning for warning in record.warnings)
+
+
+def test_logits_that_are_nan_count_as_wrong(linear, greys):
+    def logits(weights, images, *, beta=None):
+        clean = linear.logits({"bias": 2.0, "scale": 1.0}, images)
+        return jnp.where(images.mean((1, 2, 3))[:, None] > 0.75, jnp.nan, clean)
+
+    record = robustness.run(Subject("nan", ["a", "b"], logits), greys, SETTINGS, batch_size=11, progress=False)
+    assert record.metrics["accuracy"].value == 9 / 11  # the image at 0.81 is lost
+    assert any("not finite" in warning for warning in record.warnings)
+    assert record.checks["nan_images"] == 0
+
+
+def test_transposed_labels_would_show(network, photos):
+    batch = {
+        "image": photos.columns["image"].astype(np.float32) / 255,
+        "label": photos.columns["label"].astype(np.int32),
+    }
+    outcome = programs.predict(network.logits, network.variables, batch["image"], batch["label"])
+    scores = np.asarray(network.logits(network.variables, batch["image"]))
+    wrong = np.where(np.eye(3, dtype=bool)[batch["label"]], -np.inf, scores).max(1)
+    np.testing.assert_allclose(outcome.margin, wrong - scores[np.arange(22), batch["label"]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "l3"}, "unknown norm 'l3'"),
+        ({"eps": "eight"}, "'eight' is not a radius"),
+        ({"num_steps": ()}, "at least one num_steps"),
+        ({"sweep_linf": ("-1",)}, "negative"),
+        ({"restarts": 2, "random_start": False}, "without random_start"),
+    ],
+)
+def test_settings_without_a_meaning(fields, message):
+    with pytest.raises(InputError, match=message):
+        robustness.Settings(**fields)
