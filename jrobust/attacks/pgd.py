@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jrobust import loops
+from jrobust import keys, loops
 from jrobust.attacks.threat import Threat
 
 # images -> loss float[B] or (loss float[B], success bool[B]);
@@ -93,10 +93,12 @@ def pgd(
       ValueError: a combination of arguments that has no meaning.
     """
     randomly = random_start and start is None
-    if key is None and (randomly or restarts > 1):
-        raise ValueError("pgd needs a key for its random start: pass key=..., or random_start=False")
     if restarts > 1 and not randomly:
         raise ValueError("restarts > 1 repeat one and the same run without a random start")
+    if key is None:
+        if randomly:
+            raise ValueError("pgd needs a key for its random start: pass key=..., or random_start=False")
+        key = jax.random.key(0)  # never drawn from
     if state is not None and (restarts > 1 or select != "last"):
         raise ValueError("an objective with state takes restarts=1 and select='last'")
 
@@ -108,10 +110,9 @@ def pgd(
     def keep(x: jax.Array) -> jax.Array:
         return x if mask is None else jnp.where(jnp.asarray(mask) != 0, x, images)
 
-    def run(run_key: jax.Array | None) -> tuple[_Best, Any]:
+    def run(run_key: jax.Array) -> tuple[_Best, Any]:
         if randomly:
-            keys = jax.vmap(lambda i: jax.random.fold_in(run_key, i))(index)
-            x0 = keep(jax.vmap(threat.random_start)(keys, images))
+            x0 = keep(jax.vmap(threat.random_start)(keys.per_example(run_key, index), images))
         else:
             x0 = images if start is None else project(keep(start), images)
 
@@ -130,8 +131,8 @@ def pgd(
     if restarts == 1:
         best, end_state = run(key)
     else:
-        keys = jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(restarts))
-        best, end_state = _best_run(jax.vmap(lambda k: run(k)[0])(keys), by_score=callable(select)), None
+        run_keys = keys.per_example(key, jnp.arange(restarts))
+        best, end_state = _best_run(jax.vmap(lambda k: run(k)[0])(run_keys), by_score=callable(select)), None
     return jax.lax.stop_gradient(AttackResult(best.adv_images, best.success, best.loss, best.steps, end_state))
 
 
@@ -162,7 +163,7 @@ def _evaluation(objective: Objective, *, stateful: bool) -> Callable:
         if not differentiate:
             return (*total(x, state)[1][:2], None, None)
         gradient, (loss, success, state) = jax.grad(total, has_aux=True)(x, state)
-        return loss, success, gradient, jax.lax.stop_gradient(state)
+        return jax.lax.stop_gradient((loss, success, gradient, state))
 
     return evaluate
 

@@ -103,7 +103,7 @@ def _length(array: jax.Array) -> jax.Array:
 
 
 def _round_towards(center: jax.Array, point: jax.Array, reach: jax.Array) -> jax.Array:
-    """Cast `point` to the dtype of `center`; where that carries it further than `reach`, take the next number inwards."""
+    """Cast `point` to the dtype of `center`; where that reaches further than `reach`, take the next number inwards."""
     rounded = point.astype(center.dtype)
     overshoot = jnp.abs(rounded.astype(reach.dtype) - center.astype(reach.dtype)) > reach
     return jnp.where(overshoot, jnp.nextafter(rounded, center), rounded)

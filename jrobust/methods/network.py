@@ -1,0 +1,26 @@
+"""What the methods that train one classifier have in common: its variables and its logits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from jrobust.models.classifier import Classifier
+from jrobust.training.method import Batch, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkMethod:
+    """A method whose parameters are those of one classifier and whose state is its batch statistics."""
+
+    classifier: Classifier
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        """Return fresh variables of the classifier; the shape of the images is the classifier's own."""
+        del batch
+        return Variables(*self.classifier.init(key))
+
+    def logits(self, variables: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
+        """Return float32[B, K] in inference mode; `beta` replaces every ReLU by a softplus of that sharpness."""
+        return self.classifier.apply(variables.params, variables.state, images, beta=beta).logits
