@@ -102,7 +102,7 @@ def pgd(
     if state is not None and (restarts > 1 or select != "last"):
         raise ValueError("an objective with state takes restarts=1 and select='last'")
 
-    images = jax.lax.stop_gradient(images)
+    images, start = jax.lax.stop_gradient((images, start))
     index = jnp.arange(images.shape[0]) if index is None else index
     evaluate = _evaluation(objective, stateful=state is not None)
     project = jax.vmap(threat.project)

@@ -82,7 +82,7 @@ class ART(NetworkMethod):
         images, labels, index = batch["image"], batch["label"], batch["index"]
         inner_key, attribution_key, ce_key = jax.random.split(key, 3)
 
-        adv_images, inner_state = self.perturb(jax.lax.stop_gradient(params), state, images, labels, index, inner_key)
+        adv_images, inner_state = self.perturb(params, state, images, labels, index, inner_key)
         state = inner_state if self.bn_update == "all" else state
 
         attribution_loss, alignment, state = self.attribution_loss(
@@ -114,6 +114,7 @@ class ART(NetworkMethod):
         The derivative is the full one: through the anchor and, second order, through both gradients. The ascent begins
         at `start`, by default a random point of the ball.
         """
+        params, images = jax.lax.stop_gradient((params, images))  # x~ is a constant of the outer loss
         start_key, mask_key, noise_key = jax.random.split(key, 3)
         threat = linf(self.eps)
         if start is None:

@@ -70,7 +70,7 @@ def test_the_anchor_is_the_normalised_image():
 
 def test_scale_does_not_matter_but_shift_does():
     z = jnp.array([3.0, 4.0])
-    value = l_attr(W, z)
+    value = float(l_attr(W, z))
     assert l_attr(W.at[0].multiply(7), 3 * z) == pytest.approx(value, abs=1e-12)
     assert abs(l_attr(W, z + jnp.array([2.0, 0.0])) - value) > 1e-2
 
