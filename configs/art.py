@@ -9,7 +9,7 @@ import ml_collections
 
 from configs import common
 
-# The rows of Table 1 (ablation of the objective), its baselines, and the variant that adds L_ce to the inner maximisation.
+# The rows of Table 1 (ablation of the objective), its baselines, and the variant with L_ce in the inner maximisation.
 VARIANTS = {
     "natural": {"name": "standard"},
     "pgd": {"name": "adversarial"},

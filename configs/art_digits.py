@@ -1,0 +1,50 @@
+"""ART on scikit-learn's handwritten digits: 8x8 scans that ship with a dependency, so nothing is downloaded.
+
+    python launch/run.py --config=configs/art_digits.py:variant=art
+
+variant=natural|pgd|art or any ablation of configs/art_cifar10.py; `runlocal` a few steps for tests. `make demo` trains
+natural and ART networks with it and compares them.
+
+No published numbers: this is the demonstration and the small scientific check of the method.
+"""
+
+from configs import art, common
+
+
+def get_config(argument: str = ""):
+    """Return the config of one row, at full or test size."""
+    args = common.arguments(argument, variant="art", runlocal=False)
+    config = common.base()
+
+    config.data.name = "digits"
+
+    config.model = {"name": "small_cnn", "dtype": "float32", "weights": ""}
+    config.model.mean = config.model.std = ()  # measured on the training set
+
+    config.method = art.method(
+        args["variant"],
+        pgd={"eps": "0.1", "step_size": "0.025", "num_steps": 7},
+        art={"eps": "0.1", "step_size": "0.02", "mask_size": 21},  # a third of the 64 pixels, as on CIFAR-10
+    )
+
+    config.train.batch_size = 64
+    config.train.epochs = 40.0
+    config.train.log_every_steps = 22
+    config.train.evaluate_every_epochs = 4.0
+    config.train.evaluate_examples = 0
+    config.checkpoint.every_epochs = 4.0
+    config.optimizer.update(
+        {"learning_rate": 0.1, "weight_decay": 2e-4, "drop_epochs": (20, 32), "drop_factors": (0.1, 0.1)}
+    )
+    art.evaluation(config, top_k=8, attack_steps=50)
+    config.evaluation.robustness.update({"eps": "0.1", "step_size": "0.025"})
+    config.evaluation.robustness.sweep_linf = ("0.025", "0.05", "0.1", "0.15")
+    config.evaluation.attribution.update(
+        {"eps": "0.1", "step_size": "0.0125", "num_points": 20, "examples": 200, "batch_size": 100}
+    )
+    config.evaluation.attribution.sweep = ("0.025", "0.05", "0.1")
+
+    if args["runlocal"]:
+        art.runlocal(config, steps=20)
+        config.checkpoint.every_steps = 10
+    return config
