@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jrobust.errors import InputError
-from jrobust.evaluation.batches import batches, limit
+from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.estimates import proportion
 from jrobust.evaluation.programs import predict
 from jrobust.evaluation.progress import track
@@ -41,13 +41,13 @@ def run(
       source: the images; see `batches`.
       settings: of this suite.
       batch_size: images at a time; changes no number.
-      examples: only the first so many images; 0 for all.
+      examples: only so many images, spread evenly over the source; 0 for all.
       seed: unused, nothing is random.
       progress: whether to show a line.
       mesh: devices to spread the batches over.
     """
     begin = time.perf_counter()
-    order = limit(source, examples)
+    order = choose(source, examples)
     rows: list[dict[str, np.ndarray]] = []
     with jax.default_matmul_precision("highest"), track("accuracy", len(order), progress) as advance:
         for batch in batches(source, batch_size, order, mesh):

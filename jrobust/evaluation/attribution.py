@@ -19,7 +19,7 @@ from jrobust.attributions import agreement, gradients, integrated
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation import programs
 from jrobust.evaluation.accuracy import joined, keep_valid
-from jrobust.evaluation.batches import batches, limit
+from jrobust.evaluation.batches import batches, choose, image_shape
 from jrobust.evaluation.estimates import BOX_COLUMNS, box, mean, proportion
 from jrobust.evaluation.progress import track
 from jrobust.evaluation.rate import Rate
@@ -77,7 +77,7 @@ class Settings:
 
 def check(settings: Settings, subject: Subject, source: Any) -> None:
     """Raise InputError if the images are smaller than `top_k`, or the model cannot be made smooth."""
-    height, width = np.shape(source[0]["image"])[:2]
+    height, width, _ = image_shape(source)
     if settings.top_k > height * width:
         raise InputError(
             f"top_k={settings.top_k} of images of {height} x {width} = {height * width} pixels: set top_k to at most"
@@ -173,7 +173,7 @@ def correct_images(
     Raises:
       InputError: none is classified correctly.
     """
-    limit(source, examples)
+    choose(source, examples)
     order = np.random.default_rng(seed).permutation(len(source))
     found: list[int] = []
     for batch in batches(source, batch_size, order, mesh):

@@ -1,86 +1,96 @@
-"""Images of a source in batches of one shape, so that every compiled program is compiled once."""
+"""Images of a source in batches of one shape, so that every program is compiled once."""
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
+from jrobust.data.pipeline import evaluation_batches
 from jrobust.errors import InputError
 
 
+@dataclasses.dataclass(frozen=True)
+class Cropped:
+    """A source whose images are evaluated through a centre crop; boxes and masks follow.
+
+    What has to be evaluated so: a data set whose training took random crops of `data.augment.crop_size`.
+    """
+
+    source: Any
+    crop_size: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subset:
+    source: Any
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.source.image_shape
+
+    def examples(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        return self.source.examples(self.indices[index])
+
+
 def batches(
-    source: Any,
-    batch_size: int,
-    indices: Sequence[int] | np.ndarray | None = None,
-    mesh: jax.sharding.Mesh | None = None,
+    source: Any, batch_size: int, indices: Sequence[int] | np.ndarray, mesh: jax.sharding.Mesh | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield batches of `source` at `indices` (all by default), reading the next one while the last is worked on.
+    """Yield the images of `source` at `indices` in batches, the next ones being read meanwhile.
 
     Args:
-      source: has `__len__` and `__getitem__(i) -> {"image": uint8[H, W, C] or float in [0, 1], "label": int, ...}`.
-      batch_size: images a batch. The last one is filled up with copies of its first image, with `valid` False.
+      source: a `jrobust.data.source.Source`, or one `Cropped`.
+      batch_size: images a batch; the last one is filled up, with `valid` False.
       indices: positions in the source.
-      mesh: if given, images are laid out over its first axis, whose size divides `batch_size`.
+      mesh: if given, batches are laid out over its first axis, whose size divides `batch_size`.
 
     Yields:
       {"image": float32[B, H, W, C] in [0, 1], "label": int32[B], "index": int32[B], "valid": bool[B], and "box"
       float32[B, 4], "mask", "bias" where the source has them}.
     """
-    order = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-    chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers, ThreadPoolExecutor(1) as ahead:
-        pending = [ahead.submit(_read, source, chunk, batch_size, readers) for chunk in chunks[:1]]
-        for number in range(len(chunks)):
-            batch = pending.pop().result()
-            if number + 1 < len(chunks):
-                pending.append(ahead.submit(_read, source, chunks[number + 1], batch_size, readers))
-            yield batch if mesh is None else _spread(batch, mesh)
+    order, crop_size = np.asarray(indices, np.int64), getattr(source, "crop_size", 0)
+    subset: Any = _Subset(source, order)
+    for batch in evaluation_batches(subset, batch_size, crop_size=crop_size):
+        batch["index"] = order[batch["index"]].astype(np.int32)
+        yield batch if mesh is None else _spread(batch, mesh)
 
 
-def limit(source: Any, examples: int) -> np.ndarray:
-    """Return the first `examples` positions of `source`; 0 for all.
+def choose(source: Any, examples: int) -> np.ndarray:
+    """Return `examples` positions of `source`, spread evenly (folders are sorted by class) as in training; 0 for all.
+
+    >>> choose(range(10), 4).tolist()
+    [0, 2, 5, 7]
 
     Raises:
       InputError: `examples` is negative or the source is empty.
     """
     if examples < 0:
         raise InputError(f"examples={examples} is negative: expected a number of images, or 0 for the whole split")
-    if len(source) == 0:
+    total = len(source)
+    if total == 0:
         raise InputError(f"data set {source.name!r} has no images in its split {source.split!r}: nothing to evaluate")
-    return np.arange(min(examples, len(source)) if examples else len(source))
+    count = min(examples, total) if examples else total
+    return np.arange(count, dtype=np.int64) * total // count
 
 
-def _read(source: Any, chunk: np.ndarray, batch_size: int, readers: ThreadPoolExecutor) -> dict[str, np.ndarray]:
-    examples = list(readers.map(lambda i: source[int(i)], chunk))
-    missing = batch_size - len(examples)
-    batch = {
-        name: np.stack([np.asarray(example[name]) for example in [*examples, *[examples[0]] * missing]])
-        for name in examples[0]
-        if name != "index"
-    }
-    batch["image"] = _unit(batch["image"])
-    batch["label"] = batch["label"].astype(np.int32)
-    if "box" in batch:
-        batch["box"] = batch["box"].astype(np.float32)
-    batch["index"] = np.concatenate([chunk, np.repeat(chunk[:1], missing)]).astype(np.int32)
-    batch["valid"] = np.arange(batch_size) < len(examples)
-    return batch
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / np.float32(255)
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(
-            f"images of dtype {images.dtype} span {images.min():.4g} to {images.max():.4g}: expected uint8, or floats"
-            " in [0, 1]; normalisation belongs inside the model"
-        )
-    return images.astype(np.float32)
+def image_shape(source: Any) -> tuple[int, int, int]:
+    """Return height, width and channels of the images as they are evaluated."""
+    height, width, channels = source.image_shape
+    crop = getattr(source, "crop_size", 0)
+    return (crop, crop, channels) if crop else (height, width, channels)
 
 
 def _spread(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, Any]:

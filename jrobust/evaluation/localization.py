@@ -14,7 +14,7 @@ from jrobust.attributions import localization
 from jrobust.errors import InputError
 from jrobust.evaluation import programs
 from jrobust.evaluation.accuracy import clean_columns, clean_warnings, joined, keep_valid
-from jrobust.evaluation.batches import batches, limit
+from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.estimates import proportion
 from jrobust.evaluation.progress import track
 from jrobust.evaluation.record import Record
@@ -77,7 +77,7 @@ def run(
     settings = settings or Settings()
     check(settings, subject, source)
     begin = time.perf_counter()
-    order = limit(source, examples)
+    order = choose(source, examples)
     rows: list[dict[str, np.ndarray]] = []
     pictures: list[dict[str, np.ndarray]] = []
     with jax.default_matmul_precision("highest"), track("localization", len(order), progress) as advance:

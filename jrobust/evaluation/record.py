@@ -168,11 +168,11 @@ def config_hash(workdir: str | os.PathLike | None) -> str:
 
 
 def commit() -> str:
-    """Return the commit of the checkout this package runs from, "-dirty" added if files changed; "" outside one."""
+    """Return the commit of the checkout this package runs from, "+changes" added if files differ; "" outside one."""
     root = pathlib.Path(jrobust.__file__).parent.parent
     if not (root / ".git").exists():
         return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):

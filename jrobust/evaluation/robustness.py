@@ -14,7 +14,7 @@ from jrobust.errors import InputError, unknown
 from jrobust.evaluation import programs
 from jrobust.evaluation.accuracy import clean_columns, clean_warnings, joined, keep_valid
 from jrobust.evaluation.attack import NORMS, Attack, craft, threat_text
-from jrobust.evaluation.batches import batches, limit
+from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.checks import attack_checks, attack_warnings
 from jrobust.evaluation.estimates import proportion
 from jrobust.evaluation.progress import track
@@ -116,7 +116,7 @@ def run(
     groups = attacks(settings)
     plan = list({attack.name: attack for group in groups.values() for attack in group}.values())
     begin, rate = time.perf_counter(), Rate()
-    order = limit(source, examples)
+    order = choose(source, examples)
     work = len(order) * sum(attack.num_steps * attack.restarts for attack in plan)
     rows, key = [], jax.random.key(seed)
     with jax.default_matmul_precision("highest"), track("robustness", work, progress) as advance:

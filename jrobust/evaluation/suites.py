@@ -15,6 +15,7 @@ import numpy as np
 
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation import accuracy, attribution, localization, robustness, transfer
+from jrobust.evaluation.batches import Cropped
 from jrobust.evaluation.record import Record, config_hash
 from jrobust.evaluation.subject import Subject
 
@@ -61,6 +62,7 @@ def run_suites(
     seed: int = 0,
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
+    crop_size: int = 0,
 ) -> list[Record]:
     """Run suites on a subject and write WORKDIR/evaluation/<suite>.json, .csv (per example) and .npz (gallery).
 
@@ -69,17 +71,19 @@ def run_suites(
     Args:
       names: of suites, e.g. ("accuracy", "robustness").
       subject: what is evaluated.
-      source: the images: `name`, `split`, `__len__`, `__getitem__(i) -> {"image", "label", ...}`.
+      source: the images: `jrobust.data.registry.load(name, "test", dir)`, `jrobust.data.source.from_arrays(...)`.
       settings: config.evaluation: `batch_size`, `examples` (0 for all), and a section a suite, each field optional.
       workdir: the run's folder; None to write nothing.
       against: other models, for the transfer suite.
       seed: of random starts and of the order in which the attribution suite takes images.
       progress: whether to show a line with the time left, and the paths written.
       mesh: devices to spread batches over; batch sizes are rounded up to a multiple of its size.
+      crop_size: side of the centre crop of every image, `config.data.augment.crop_size`; 0 for none.
 
     Raises:
       InputError: an unknown suite or setting, or one that does not fit the images.
     """
+    source = Cropped(source, crop_size) if crop_size else source
     chosen = {name: settings_of(name, settings.get(name) or {}) for name in names}
     if "transfer" in names:
         transfer.checked([subject, *against])

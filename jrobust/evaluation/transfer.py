@@ -15,7 +15,7 @@ from jrobust.errors import InputError
 from jrobust.evaluation import programs, robustness
 from jrobust.evaluation.accuracy import joined, keep_valid
 from jrobust.evaluation.attack import Attack, craft, threat_text
-from jrobust.evaluation.batches import batches, limit
+from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.estimates import proportion
 from jrobust.evaluation.progress import track
 from jrobust.evaluation.rate import Rate
@@ -74,7 +74,7 @@ def run(
     subjects = checked([subject, *against])
     attack, key = settings.attack(), jax.random.key(seed)
     begin, rate = time.perf_counter(), Rate()
-    order = limit(source, examples)
+    order = choose(source, examples)
     rows = []
     work = len(order) * len(subjects) * (attack.num_steps + len(subjects))
     with jax.default_matmul_precision("highest"), track("transfer", work, progress) as advance:

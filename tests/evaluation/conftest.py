@@ -7,22 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrobust.data.source import from_arrays
 from jrobust.evaluation import Subject
 
 
-class Images:
-    """A source made of arrays."""
-
-    name, split = "toy", "test"
-
-    def __init__(self, images, labels, **extra):
-        self.columns = {"image": np.asarray(images), "label": np.asarray(labels), **extra}
-
-    def __len__(self):
-        return len(self.columns["label"])
-
-    def __getitem__(self, i):
-        return {name: column[i] for name, column in self.columns.items()}
+def images(pixels, labels, **fields):
+    return from_arrays(pixels, labels, name="toy", split="test", **fields)
 
 
 def threshold_logits(weights, images, *, beta=None):
@@ -48,11 +38,12 @@ def linear():
 
 @pytest.fixture
 def greys():
-    """Eleven images of 2 x 2 x 1 pixels, of grey 0.5 + d; class 1 for d > 0. One of them (d = -0.2) is mislabelled."""
-    distances = np.array([-0.31, -0.21, -0.11, -0.06, -0.01, 0.01, 0.06, 0.11, 0.21, 0.31, -0.2], np.float32)
+    """Eleven images of 2 x 2 x 1 pixels, about 0.5 + d; class 1 for d > 0. One of them (d = -0.2) is mislabelled."""
+    distances = np.array([-0.31, -0.21, -0.11, -0.06, -0.01, 0.01, 0.06, 0.11, 0.21, 0.31, -0.2])
     labels = (distances > 0).astype(int)
     labels[10] = 1
-    return Images(np.broadcast_to(0.5 + distances[:, None, None, None], (11, 2, 2, 1)).astype(np.float32), labels)
+    pixels = np.rint((0.5 + distances) * 255).astype(np.uint8)
+    return images(np.tile(pixels[:, None, None, None], (1, 2, 2, 1)), labels)
 
 
 @pytest.fixture
@@ -69,12 +60,12 @@ def network():
 @pytest.fixture
 def photos(network):
     """Twenty-two uint8 images of 6 x 6 x 3, labelled by the network itself except for every fifth."""
-    images = np.random.default_rng(0).integers(0, 256, (22, 6, 6, 3)).astype(np.uint8)
-    labels = np.array(network.logits(network.variables, images.astype(np.float32) / 255).argmax(1))
+    pixels = np.random.default_rng(0).integers(0, 256, (22, 6, 6, 3)).astype(np.uint8)
+    labels = np.array(network.logits(network.variables, pixels.astype(np.float32) / 255).argmax(1))
     labels[::5] = (labels[::5] + 1) % 3
-    return Images(images, labels)
+    return images(pixels, labels, class_names=network.class_names)
 
 
 @pytest.fixture
 def make_images():
-    return Images
+    return images

@@ -44,7 +44,7 @@ def test_example_table_matches_the_totals(network, photos):
     columns = record.columns
     assert len(columns["index"]) == record.examples == 22
     assert columns["index"].tolist() == list(range(22))
-    assert columns["label"].tolist() == photos.columns["label"].tolist()
+    assert columns["label"].tolist() == photos.labels.tolist()
     assert record.metrics["accuracy"].value == columns["correct"].mean()
     for name in ("fgsm", "pgd_5", "pgd_10", "worst_case"):
         assert record.metrics[name].value == columns[f"{name}_correct"].mean()
@@ -132,8 +132,8 @@ def test_logits_that_are_nan_count_as_wrong(linear, greys):
 
 def test_transposed_labels_would_show(network, photos):
     batch = {
-        "image": photos.columns["image"].astype(np.float32) / 255,
-        "label": photos.columns["label"].astype(np.int32),
+        "image": photos.arrays()["image"].astype(np.float32) / 255,
+        "label": photos.labels.astype(np.int32),
     }
     outcome = programs.predict(network.logits, network.variables, batch["image"], batch["label"])
     scores = np.asarray(network.logits(network.variables, batch["image"]))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jrobust.errors import InputError
+from jrobust.evaluation import robustness, transfer
+
+SETTINGS = transfer.Settings(eps="16/255", step_size="4/255", num_steps=5)
+
+
+@pytest.fixture
+def other(network):
+    weights = jax.tree.map(lambda leaf: leaf[..., ::-1], network.variables)
+    return dataclasses.replace(network, name="other", variables=weights)
+
+
+def test_diagonal_is_white_box_accuracy(network, other, photos):
+    record = transfer.run(network, photos, SETTINGS, against=[other], batch_size=8, progress=False)
+    for subject in (network, other):
+        white = robustness.run(
+            subject,
+            photos,
+            robustness.Settings(eps="16/255", step_size="4/255", num_steps=(5,)),
+            batch_size=8,
+            progress=False,
+        )
+        assert record.metrics[f"{subject.name} on {subject.name}"] == white.metrics["pgd_5"]
+        assert record.metrics[f"{subject.name} on clean"] == white.metrics["accuracy"]
+
+
+def test_columns_craft_and_rows_are_evaluated(network, other, photos):
+    record = transfer.run(network, photos, SETTINGS, against=[other], batch_size=8, progress=False)
+    table = record.tables["matrix"]
+    assert table["columns"] == ["evaluated", "crafted on network", "crafted on other", "clean"]
+    assert [row[0] for row in table["rows"]] == ["network", "other"]
+    own, foreign, clean = table["rows"][0][1:]
+    assert own < foreign <= clean
+    for name, estimate in record.metrics.items():
+        assert estimate.value == record.columns[name].mean()
+    # The images crafted on the other model are the same ones whoever is the subject.
+    swapped = transfer.run(other, photos, SETTINGS, against=[network], batch_size=5, progress=False)
+    assert swapped.metrics["network on other"] == record.metrics["network on other"]
+    assert record.attack_steps == 22 * 5 * 2 and np.sum(record.columns["label"] >= 0) == 22
+
+
+def test_what_cannot_be_compared(network, other, linear, photos):
+    with pytest.raises(InputError, match="--against"):
+        transfer.run(network, photos, SETTINGS)
+    with pytest.raises(InputError, match="different names"):
+        transfer.run(network, photos, SETTINGS, against=[network])
+    with pytest.raises(InputError, match="2 classes"):
+        transfer.run(network, photos, SETTINGS, against=[linear])
