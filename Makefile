@@ -1,0 +1,40 @@
+# Every target sets itself up: it needs Python 3.11 to 3.13 and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+RUNS ?= runs/demo
+
+.PHONY: demo test parity lint clean
+
+demo: $(VENV)/.installed  ## train, attack, report and compare a natural and an ART network on data that ships with a dependency
+	$(PY) launch/run.py --config=configs/art_digits.py:variant=natural --workdir=$(RUNS)/natural
+	$(PY) launch/run.py --config=configs/art_digits.py:variant=art --workdir=$(RUNS)/art
+	$(PY) launch/compare.py $(RUNS)/natural $(RUNS)/art --output=$(RUNS)/compare.html
+
+test: $(VENV)/.installed-dev lint  ## the test suite, style and types
+	$(PY) -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+parity: $(VENV)/.installed-parity  ## the comparisons with PyTorch; installs PyTorch
+	$(PY) -m pytest tests/parity
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PY) -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(VENV)/.installed-parity: $(VENV)/.installed-dev
+	$(PY) -m pip install --quiet --editable ".[dev,parity]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
