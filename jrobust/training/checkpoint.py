@@ -7,6 +7,7 @@ of devices or on the classes that made up the tree.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import warnings
@@ -94,14 +95,15 @@ class Checkpoints:
         if step in self.steps:
             raise FileExistsError(f"{self.directory / str(step)} is saved already")
         items, arrays = _items(train_state)
-        record = {
+        record: dict[str, Any] = {
             "format": FORMAT,
             "step": step,
             "arrays": manifest.sign(arrays),
-            "pipeline": dict(pipeline),
-            "metrics": dict(metrics or {}),
+            "pipeline": pipeline,
+            "metrics": metrics or {},
             "extra": extra,
         }
+        record = json.loads(json.dumps(record))  # a copy: it is written while the caller goes on
         self._orbax.save_checkpointables_async(
             step,
             items,
@@ -248,10 +250,11 @@ def _load(path: pathlib.Path, abstract: TrainState) -> Restored:
 def _read_record(path: pathlib.Path) -> dict[str, Any]:
     """Return the JSON record of a checkpoint, verified."""
     try:
-        record = dict(orbax.checkpointables_metadata(path).custom_metadata)
+        # The file itself: Orbax's own reading of it also opens the arrays and fills the log if they are damaged.
+        record = dict(json.loads((path / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))["custom_metadata"])
         claimed = record.pop("digest")
-    except Exception as error:  # whatever Orbax makes of a file that is cut short
-        raise DamagedError(f"checkpoint {path} cannot be read ({_first_line(error)})") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"checkpoint {path} is damaged: its record cannot be read") from error
     if manifest.digest(record) != claimed:
         raise DamagedError(f"checkpoint {path} is damaged: its record does not have its checksum")
     if record["format"] != FORMAT:
@@ -272,11 +275,12 @@ def _load_arrays(
                 entry["shape"], manifest.dtype(entry["dtype"]), sharding=shardings.get(name) or here
             )
     try:
-        loaded = orbax.load_checkpointables(path, targets) if targets else {}
-        arrays = {name: array for part in targets for name, array in loaded[part].items()}
+        arrays: dict[str, jax.Array] = {}
+        for part, target in targets.items():  # one by one: when one fails, Orbax leaves the others' coroutines behind
+            arrays |= orbax.load_checkpointables(path, {part: target})[part]
         wrong = manifest.damaged(arrays, record["arrays"])
-    except Exception as error:
-        raise DamagedError(f"checkpoint {path} cannot be read ({_first_line(error)})") from error
+    except Exception as error:  # whatever Orbax makes of a file that is cut short
+        raise DamagedError(f"checkpoint {path} is damaged: its arrays cannot be read") from error
     if wrong:
         raise DamagedError(f"checkpoint {path} is damaged: {wrong[0]} does not have its checksum")
     return arrays
@@ -329,7 +333,3 @@ def _none_whole(directory: pathlib.Path, error: DamagedError) -> InputError:
     return InputError(
         f"no checkpoint in {directory} is whole: {error}; restore the folder from a copy, or start in a new one"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

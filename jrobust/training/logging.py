@@ -60,7 +60,7 @@ class Window:
                         f"training diverged: {name} is {row[name]} at step {step}, in the window of steps {steps[0]} to"
                         f" {steps[-1]}"
                     )
-        return self._rows
+        return list(self._rows)
 
     def close(self) -> dict[str, float]:
         """Return the mean of each metric over the window and start the next one."""

@@ -58,7 +58,8 @@ def damaged(leaves: Mapping[str, jax.Array], manifest: Manifest) -> list[str]:
 
 def differences(found: Manifest, expected: Manifest) -> Iterator[str]:
     """Yield what differs in paths, shapes and types, in words."""
-    for name in sorted(found.keys() | expected.keys()):
+    # Those of the optimizer last: they repeat those of the parameters.
+    for name in sorted(found.keys() | expected.keys(), key=lambda name: (name.startswith("opt_state"), name)):
         if name not in expected:
             yield f"{name} {_in_words(found[name])} is in the checkpoint only"
         elif name not in found:

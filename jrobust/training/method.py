@@ -11,7 +11,7 @@ Metrics = dict[str, jax.Array]
 
 
 class Variables(NamedTuple):
-    """What a method owns: `params` are trained, `state` (batch statistics, running losses, frozen features) is carried."""
+    """What a method owns: `params` are trained; `state` (batch statistics, running losses, frozen nets) is carried."""
 
     params: Any
     state: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,9 +49,8 @@ def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int) -> O
     for name, low in (("learning_rate", 0.0), ("momentum", 0.0), ("weight_decay", 0.0), ("fast_factor", 0.0)):
         if not section[name] >= low:
             raise InputError(f"optimizer.{name} is {section[name]}: expected a number of at least {low:g}")
-    schedule = piecewise_constant(
-        section["learning_rate"], section["drop_epochs"], section["drop_factors"], steps_per_epoch=steps_per_epoch
-    )
+    rate, drops = section["learning_rate"], _drops(section, steps_per_epoch)
+    schedule = optax.piecewise_constant_schedule(rate, drops)
     parts = [
         optax.add_decayed_weights(section["weight_decay"]),
         optax.sgd(schedule, momentum=section["momentum"] or None, nesterov=section["nesterov"]),
@@ -59,17 +59,15 @@ def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int) -> O
         # After momentum: PyTorch's buffer does not hold the rate, so a group's rate is a factor of the update.
         mask = layer_mask(params, section["fast_layers"])
         parts.append(optax.masked(optax.scale(section["fast_factor"]), mask))
-    return Optimizer(optax.chain(*parts), lambda step: float(schedule(step)))
+    # The same schedule on the host, for the log: asking Optax would run a program on the device.
+    return Optimizer(
+        optax.chain(*parts), lambda step: rate * math.prod(drops[first] for first in drops if step >= first)
+    )
 
 
-def piecewise_constant(
-    learning_rate: float, drop_epochs: Sequence[float], drop_factors: Sequence[float], *, steps_per_epoch: int
-) -> optax.Schedule:
-    """Return the schedule that multiplies the rate by a factor where each of `drop_epochs` begins.
-
-    Raises:
-      InputError: the two sequences differ in length, are no numbers, or the epochs do not ascend.
-    """
+def _drops(section: Mapping[str, Any], steps_per_epoch: int) -> dict[int, float]:
+    """Return the factor of each drop by the step that it begins with."""
+    drop_epochs, drop_factors = section["drop_epochs"], section["drop_factors"]
     if len(drop_epochs) != len(drop_factors):
         raise InputError(
             f"optimizer.drop_epochs has {len(drop_epochs)} entries and drop_factors {len(drop_factors)}: expected one"
@@ -81,7 +79,7 @@ def piecewise_constant(
     boundaries = [round(epoch * steps_per_epoch) for epoch in drop_epochs]
     if sorted(set(boundaries)) != boundaries:
         raise InputError(f"optimizer.drop_epochs is {tuple(drop_epochs)}: expected ascending epochs")
-    return optax.piecewise_constant_schedule(learning_rate, dict(zip(boundaries, drop_factors, strict=True)))
+    return dict(zip(boundaries, drop_factors, strict=True))
 
 
 def layer_mask(params: Any, prefixes: Sequence[str]) -> Any:

@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jrobust.errors import InputError
+from jrobust.training import optimizers
+
+PARAMS = {"layer4.0.conv1": {"kernel": jnp.ones(3)}, "layer40": {"kernel": jnp.ones(2)}, "fc": {"bias": jnp.ones(2)}}
+
+
+def section(**fields):
+    return {
+        "name": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.0,
+        "drop_epochs": (),
+        "drop_factors": (),
+        "fast_layers": (),
+        "fast_factor": 1.0,
+    } | fields
+
+
+def rates(epochs, drop_epochs, drop_factors, per_epoch=7):
+    optimizer = optimizers.build(
+        section(learning_rate=1.0, drop_epochs=drop_epochs, drop_factors=drop_factors),
+        PARAMS,
+        steps_per_epoch=per_epoch,
+    )
+    return [optimizer.learning_rate(epoch * per_epoch) for epoch in epochs]
+
+
+@pytest.mark.parametrize(
+    "epochs, drop_epochs, drop_factors, expected",
+    [
+        ((0, 49, 50, 80, 99), (50, 80, 150), (0.1, 0.1, 0.5), (1, 1, 0.1, 0.01, 0.01)),  # CIFAR-10
+        ((149, 150, 199), (50, 80, 150), (0.1, 0.1, 0.5), (0.01, 0.005, 0.005)),  # SVHN
+        ((3, 4, 6, 9, 10), (4, 6, 10), (0.1, 0.1, 0.5), (1, 0.1, 0.01, 0.01, 0.005)),  # GTSRB
+        ((14, 15, 35, 49, 50), (15, 35, 50), (0.1, 0.1, 0.5), (1, 0.1, 0.01, 0.01, 0.005)),  # Flower17
+        ((39, 40, 80, 120, 160), (40, 80, 120, 160), (0.1,) * 4, (1, 0.1, 0.01, 1e-3, 1e-4)),  # CUB-200, ART
+    ],
+)
+def test_published_schedules(epochs, drop_epochs, drop_factors, expected):
+    np.testing.assert_allclose(rates(epochs, drop_epochs, drop_factors), expected, rtol=1e-6)
+
+
+def test_a_drop_falls_on_the_first_step_of_its_epoch():
+    optimizer = optimizers.build(section(drop_epochs=(2,), drop_factors=(0.5,)), PARAMS, steps_per_epoch=10)
+    params, state, expected = PARAMS, optimizer.tx.init(PARAMS), {0: 0.1, 19: 0.1, 20: 0.05, 21: 0.05}
+    for step in range(22):
+        state = jax.tree.map(lambda leaf: leaf * 0 if jnp.ndim(leaf) else leaf, state)  # no momentum: update = 1.9 rate
+        updates, state = optimizer.tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        if step in expected:
+            assert optimizer.learning_rate(step) == expected[step]
+            np.testing.assert_allclose(updates["fc"]["bias"], -1.9 * expected[step], rtol=1e-6)
+
+
+def test_two_steps_by_hand():
+    # g = 1 + 0.5 theta. Step 1: g = 1.5, m = 1.5, nesterov g + 0.9 m = 2.85, theta = 1 - 0.285 = 0.715.
+    # Step 2: g = 1.3575, m = 2.7075, g + 0.9 m = 3.79425, theta = 0.715 - 0.379425 = 0.335575.
+    params = {"w": jnp.ones(1)}
+    tx = optimizers.build(section(weight_decay=0.5), params, steps_per_epoch=1).tx
+    state = tx.init(params)
+    for expected in (0.715, 0.335575):
+        updates, state = tx.update({"w": jnp.ones(1)}, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["w"], expected, rtol=1e-6)
+
+
+def test_fast_layers_move_faster_and_nothing_else_does():
+    fast = section(fast_layers=("layer4", "fc"), fast_factor=10.0, weight_decay=0.01)
+    gradients = jax.tree.map(jnp.ones_like, PARAMS)
+    moved = {}
+    for name, fields in (("fast", fast), ("plain", section(weight_decay=0.01))):
+        tx = optimizers.build(fields, PARAMS, steps_per_epoch=1).tx
+        state = tx.init(PARAMS)
+        for _ in range(2):
+            updates, state = tx.update(gradients, state, PARAMS)
+        moved[name] = updates
+    ratios = jax.tree.map(lambda a, b: float((a / b)[0]), moved["fast"], moved["plain"])
+    np.testing.assert_allclose(ratios["layer4.0.conv1"]["kernel"], 10, rtol=1e-6)
+    np.testing.assert_allclose(ratios["fc"]["bias"], 10, rtol=1e-6)
+    assert ratios["layer40"]["kernel"] == 1
+
+
+def test_without_momentum_there_is_no_buffer():
+    tx = optimizers.build(section(momentum=0.0), PARAMS, steps_per_epoch=1).tx
+    assert all(leaf.ndim == 0 for leaf in jax.tree.leaves(tx.init(PARAMS)))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"name": "sdg"}, "did you mean 'sgd'"),
+        ({"fast_layers": ("layer5",)}, r"unknown layer in optimizer.fast_layers 'layer5'.*layer4.*did you mean"),
+        ({"drop_epochs": (3,)}, "expected one factor for each epoch"),
+        ({"drop_epochs": (3, 2), "drop_factors": (0.1, 0.1)}, "ascending"),
+        ({"drop_epochs": ("a",), "drop_factors": (0.1,)}, "expected numbers above 0"),
+        ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0"),
+        ({"weight_decay": float("nan")}, "optimizer.weight_decay"),
+    ],
+)
+def test_bad_sections(fields, message):
+    with pytest.raises(InputError, match=message):
+        optimizers.build(section(**fields), PARAMS, steps_per_epoch=1)
