@@ -1,0 +1,192 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jrobust.attributions import gradients, integrated
+from jrobust.attributions.integrated import ig_ce, ig_logit, ig_probability, integrated_gradients
+from jrobust.errors import InputError
+
+A = np.array([[2.0, 1.0], [1.0, 3.0]])
+
+
+def quadratic(images):
+    """x' A x / 2 of images [B, 1, 2, 1]."""
+    x = images.reshape(images.shape[0], 2)
+    return 0.5 * jnp.einsum("bi,ij,bj->b", x, jnp.asarray(A, x.dtype), x)
+
+
+POINT = np.array([1.0, 2.0]).reshape(1, 1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("right", (2.02, 7.07)), ("trapezoid", (2.0, 7.0)), ("left", (1.98, 6.93)), ("midpoint", (2.0, 7.0))],
+)
+def test_quadratic(x64, rule, expected):
+    result = integrated_gradients(quadratic, jnp.asarray(POINT), num_points=100, rule=rule)
+    np.testing.assert_allclose(result.attribution.ravel(), expected, rtol=1e-12)
+    np.testing.assert_allclose(result.completeness_error, sum(expected) - 9.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_points", [1, 3, 7])
+@pytest.mark.parametrize("rule", ["right", "left", "midpoint", "trapezoid", "gauss_legendre"])
+def test_linear_model_gives_weights_times_input(x64, num_points, rule):
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+    labels, images = jnp.asarray([2, 0]), jnp.asarray(np.random.default_rng(1).uniform(size=(2, 2, 3, 1)))
+    score = gradients.logit_score(lambda x: x.reshape(x.shape[0], -1) @ weights, labels)
+    result = integrated_gradients(score, images, num_points=num_points, rule=rule)
+    np.testing.assert_allclose(result.attribution, weights.T[labels].reshape(images.shape) * images, rtol=1e-12)
+
+
+def test_points_and_weights():
+    for rule in ("right", "left", "midpoint", "trapezoid", "gauss_legendre"):
+        points, weights = integrated.path_points(100, rule)
+        assert len(points) == len(weights) == (101 if rule == "trapezoid" else 100)
+        assert weights.sum() == pytest.approx(1) and points.min() >= 0 and points.max() <= 1
+    assert integrated.path_points(100, "right")[0][0] == 0.01
+    points, weights = integrated.path_points(3, "gauss_legendre")
+    assert weights @ points**5 == pytest.approx(1 / 6)  # exact for degree 2 m - 1
+
+
+@pytest.mark.parametrize("arguments", [{"num_points": 0}, {"chunk": 0}, {"rule": "simpson"}])
+def test_bad_arguments(arguments):
+    with pytest.raises(InputError):
+        integrated_gradients(quadratic, jnp.asarray(POINT), **arguments)
+
+
+@pytest.fixture
+def problem(net_of, x64):
+    net = net_of(0, 18)
+    rng = np.random.default_rng(3)
+    images = jnp.asarray(rng.uniform(size=(4, 3, 3, 2)))
+    labels = jnp.asarray([0, 2, 1, 2])
+    return net, images, labels
+
+
+def test_completeness_shrinks_at_the_rate_of_the_rule(problem):
+    net, images, labels = problem
+    score = gradients.logit_score(net.logits, labels)
+
+    def error(rule, num_points):
+        return np.abs(integrated_gradients(score, images, num_points=num_points, rule=rule).completeness_error)
+
+    for rule, order in (("right", 1), ("left", 1), ("midpoint", 2), ("trapezoid", 2)):
+        np.testing.assert_allclose(error(rule, 50) / error(rule, 200), 4.0**order, rtol=0.3 if order == 1 else 0.1)
+    assert (error("gauss_legendre", 30) < 1e-8).all()
+
+
+def test_baselines(problem):
+    net, images, labels = problem
+    score = gradients.logit_score(net.logits, labels)
+    mean = jnp.asarray([0.4, 0.6])
+    by_channel = integrated_gradients(score, images, baseline=mean, num_points=9)
+    by_image = integrated_gradients(score, images, baseline=jnp.broadcast_to(mean, images.shape[1:]), num_points=9)
+    by_example = integrated_gradients(score, images, baseline=jnp.broadcast_to(mean, images.shape), num_points=9)
+    np.testing.assert_allclose(by_channel.attribution, by_image.attribution, rtol=1e-12)
+    np.testing.assert_allclose(by_channel.attribution, by_example.attribution, rtol=1e-12)
+    np.testing.assert_array_equal(integrated_gradients(score, images, baseline=images).attribution, 0)
+
+    # The zero of normalised space is the mean: integrating there equals integrating in pixels from the mean.
+    std = jnp.asarray([0.2, 0.3])
+    normalised = integrated_gradients(lambda z: score(z * std + mean), (images - mean) / std, num_points=9)
+    np.testing.assert_allclose(normalised.attribution, by_channel.attribution, rtol=1e-10)
+
+
+def loss_of(net, images, labels, **arguments):
+    score = gradients.logit_score(net.logits, labels)
+    attribution = integrated_gradients(score, images, **arguments).attribution
+    return jnp.sum(jnp.sin(3 * attribution))
+
+
+@pytest.mark.parametrize("detach_factor", [False, True])
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("chunk", [1, 3, 4, 11, 50])
+def test_value_and_derivatives_do_not_depend_on_the_chunk(problem, chunk, unroll, detach_factor):
+    net, images, labels = problem
+
+    def run(**arguments):
+        loss = lambda net, images: loss_of(net, images, labels, num_points=11, detach_factor=detach_factor, **arguments)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(net, images)
+
+    for got, expected in zip(jax.tree.leaves(run(chunk=chunk, unroll=unroll)), jax.tree.leaves(run()), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("detach_factor", [False, True])
+def test_checkpointed_derivative_is_that_of_plain_autodiff_and_of_the_two_pass_formula(problem, detach_factor):
+    net, images, labels = problem
+    score = gradients.logit_score(net.logits, labels)
+    points, m = np.arange(1, 8) / 7, 7
+
+    def mean_gradient(x):
+        return sum(gradients.input_gradient(score, a * x) for a in points) / m
+
+    def plain(x):
+        factor = jax.lax.stop_gradient(x) if detach_factor else x
+        return jnp.sum(jnp.sin(3 * factor * mean_gradient(x)))
+
+    got = jax.grad(lambda x: loss_of(net, x, labels, num_points=7, chunk=2, detach_factor=detach_factor))(images)
+    np.testing.assert_allclose(got, jax.grad(plain)(images), rtol=1e-11, atol=1e-13)
+
+    # Pass 1: the mean gradient; u = dL/dGbar. Pass 2: sum_i a_i H(a_i x) u / m, plus dL/dx at fixed Gbar.
+    head = lambda x, g: jnp.sum(jnp.sin(3 * x * g))
+    direct, u = jax.grad(head, argnums=(0, 1))(images, mean_gradient(images))
+    products = [a * jax.jvp(lambda x: gradients.input_gradient(score, x), (a * images,), (u,))[1] / m for a in points]
+    expected = sum(products) + (0 if detach_factor else direct)
+    np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(("detach_factor", "expected"), [(False, (3.03, 0.505)), (True, (1.01, 0.505))])
+def test_direction_golden(x64, detach_factor, expected):
+    def first(images):
+        return integrated_gradients(quadratic, images, detach_factor=detach_factor, chunk=7).attribution[0, 0, 0, 0]
+
+    np.testing.assert_allclose(jax.grad(first)(jnp.asarray(POINT)).ravel(), expected, rtol=1e-12)
+
+
+def test_memory_of_the_gradient_does_not_grow_with_the_points(net_of):
+    net = jax.tree.map(lambda w: w.astype(jnp.float32), net_of(0, 3072, hidden=512))
+    images, labels = jnp.ones((4, 32, 32, 3)), jnp.zeros(4, int)
+
+    def memory(num_points, chunk):
+        def loss(net, images):
+            return loss_of(net, images, labels, num_points=num_points, chunk=chunk, unroll=False)
+
+        compiled = jax.jit(jax.grad(loss, argnums=1)).lower(net, images).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many, wide = memory(8, 4), memory(128, 4), memory(128, 128)
+    assert many < 1.05 * few + 1e4
+    assert wide > 5 * many
+
+
+def test_maps(problem):
+    net, images, labels = problem
+    by_logit = ig_logit(net.logits, labels)(images)
+    result = integrated_gradients(gradients.logit_score(net.logits, labels), images, num_points=100, rule="right")
+    np.testing.assert_allclose(by_logit, gradients.saliency(result.attribution, "mean"), rtol=1e-12)
+    by_ce = ig_ce(net.logits, labels, chunk=10)(images)
+    points = np.arange(101) / 100
+    score = gradients.cross_entropy_score(net.logits, labels)
+    slopes = np.stack([gradients.input_gradient(score, a * images) for a in points])
+    attribution = images * ((slopes[1:] + slopes[:-1]) / 2).mean(0)  # the mean of the 100 neighbour averages
+    np.testing.assert_allclose(by_ce, gradients.saliency(attribution), rtol=1e-10)
+    np.testing.assert_allclose(by_ce.sum(-1), 9, rtol=1e-12)
+    thirty = ig_probability(net.logits, labels, baseline=0.5)(images)
+    result = integrated_gradients(
+        gradients.probability_score(net.logits, labels), images, baseline=0.5, num_points=30, rule="right"
+    )
+    np.testing.assert_allclose(thirty, gradients.saliency(result.attribution), rtol=1e-12)
+
+
+def test_logit_and_cross_entropy_maps_rank_pixels_differently(net_of, x64):
+    taus = []
+    for seed in range(30):
+        net = net_of(seed, 12, hidden=16, classes=3)
+        image = jnp.asarray(np.random.default_rng(100 + seed).uniform(size=(1, 3, 4, 1)))
+        label = jnp.argmax(net.logits(image), -1)
+        maps = (ig(net.logits, label, num_points=50)(image)[0] for ig in (ig_logit, ig_ce))
+        taus.append(scipy.stats.kendalltau(*maps).statistic)
+    assert max(taus) < 1 and 0.3 < np.mean(taus) < 0.9
