@@ -26,7 +26,8 @@ class Classifier:
     """A flax.linen network for images float32[B, H, W, C] in [0, 1]; hashable, holds no arrays.
 
     The network sees `z = (resize(x) - mean) / std`, channel by channel: every radius is in pixel units of [0, 1].
-    `module(z, train=, beta=, keys=)` returns logits and a dict of intermediates; it has the field `axis_name`.
+    `module(z, train=, beta=, keys=)` returns logits and a dict of intermediates; it has the fields `dtype` and
+    `axis_name`.
 
     Raises:
       InputError: mean or std do not fit the channels, or a std is not positive.
@@ -129,4 +130,6 @@ class Classifier:
 def _init(classifier: Classifier, key: jax.Array) -> tuple[Any, Any]:
     images = jnp.zeros((1, *classifier.input_shape), jnp.float32)
     variables = classifier.module.init(key, classifier.normalize(classifier._resize(images)))
-    return variables["params"], variables.get("batch_stats", {})
+    # Flax starts running statistics in float32 even where a float64 body will turn them into float64.
+    dtype = jnp.promote_types(jnp.float32, classifier.module.dtype)
+    return variables["params"], jax.tree.map(lambda leaf: leaf.astype(dtype), variables.get("batch_stats", {}))

@@ -28,7 +28,8 @@ def load(
     Args:
       path: the file.
       classifier: the model; its mean and std must be those of an own file.
-      params, batch_stats: as `classifier.init` returns them; they fix the structure, shapes and dtypes.
+      params, batch_stats: as `classifier.init` returns them; they fix the structure, shapes and dtypes. Their shapes
+        (`jax.eval_shape`) will do, unless the head is replaced.
       replace_head: keep the linear layer `fc` of `params`, for other classes than the file's.
 
     Raises:

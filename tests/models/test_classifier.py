@@ -154,3 +154,16 @@ def test_an_auxiliary_branch_replaces_the_batch_norms_alone(wide):
     np.testing.assert_array_equal(changed["conv1"]["kernel"], params["conv1"]["kernel"])
     np.testing.assert_array_equal(changed["bn1"]["scale"], 2 * params["bn1"]["scale"])
     assert not np.allclose(classifier.apply(changed, stats, images).logits, same)
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "wide_resnet"])
+def test_float64_is_float64_throughout(build, name):
+    fields = {"depth": 10, "width": 1} if name == "wide_resnet" else {}
+    with jax.enable_x64(True):
+        classifier = build(name, dtype="float64", size=8, **fields)
+        variables = jax.eval_shape(classifier.init, jax.random.key(0))
+        images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float64)
+        run = lambda p, s, x: classifier.apply(p, s, x, train=True)
+        prediction = jax.eval_shape(run, *variables, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, prediction))} == {jnp.dtype("float64")}
+    assert prediction.batch_stats == variables[1]
