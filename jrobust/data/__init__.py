@@ -1,0 +1,21 @@
+"""Sources of labelled images, augmentation on the device and resumable input pipelines."""
+
+from jrobust.data.augment import Augmentation, output_shape
+from jrobust.data.balance import balanced
+from jrobust.data.pipeline import TrainBatches, evaluation_batches, make_prepare
+from jrobust.data.registry import load
+from jrobust.data.source import Source, from_arrays
+from jrobust.data.statistics import channel_statistics
+
+__all__ = [
+    "Augmentation",
+    "Source",
+    "TrainBatches",
+    "balanced",
+    "channel_statistics",
+    "evaluation_batches",
+    "from_arrays",
+    "load",
+    "make_prepare",
+    "output_shape",
+]

@@ -1,0 +1,151 @@
+"""Prepare data sets, or check those that are there.
+
+    python launch/prepare_data.py cifar10 svhn --dir=DATA
+    python launch/prepare_data.py cub200 --dir=DATA --check
+
+A data set that lies in DATA is checked: images in each split, classes, shape, and 100 images of each split are decoded.
+One that is not there is prepared through TFDS where TFDS has it (CIFAR-10, CIFAR-100, SVHN: this downloads, and needs
+TensorFlow once). For the others the authors' archive is named, and where to put it. With --check nothing is prepared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jrobust.data import load
+from jrobust.data.registry import DATA_SETS, FORMS, DataSet
+from jrobust.data.source import Source
+from jrobust.errors import InputError, unknown
+
+DECODED = 100  # images of a split that the check decodes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prepare or check each data set named; raise InputError at the first that fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ", ".join((*DATA_SETS, *FORMS))
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help=names)
+    parser.add_argument("--dir", default="", help="the data folder, the same for all data sets")
+    parser.add_argument("--check", action="store_true", help="only check what is there")
+    options = parser.parse_args(arguments)
+    for name in options.datasets:
+        if name not in DATA_SETS and not is_form(name):
+            raise unknown("data set", name, (*DATA_SETS, *FORMS))
+    console = Console()
+    for name in options.datasets:
+        try:
+            check(name, options.dir, console)
+        except InputError:
+            if options.check or is_present(name, options.dir):
+                raise
+            prepare(name, options.dir, console)
+            check(name, options.dir, console)
+
+
+def is_form(name: str) -> bool:
+    """Return whether the name is of a form such as image_folder:PATH."""
+    form, colon, rest = name.partition(":")
+    return bool(colon and rest) and form in {f.partition(":")[0] for f in FORMS}
+
+
+def is_present(name: str, dir: str) -> bool:
+    """Return whether the data set cannot be fetched, or lies in the folder in some layout, be it damaged."""
+    if name not in DATA_SETS or not dir:
+        return True
+    root = pathlib.Path(dir).expanduser()
+    if not root.is_dir():
+        return False
+    for layout in DATA_SETS[name].layouts:
+        try:
+            if layout.open(name, root, "train", 0) is not None:
+                return True
+        except InputError:
+            return True
+    return False
+
+
+def prepare(name: str, dir: str, console: Console) -> None:
+    """Prepare a data set through TFDS in its array_record format.
+
+    Raises:
+      InputError: TFDS does not have it, TensorFlow is missing, or it failed; with the files to fetch by hand.
+    """
+    entry = DATA_SETS[name]
+    by_hand = f"fetch {' and '.join(entry.fetch)} into {dir} and {entry.unpack}; then run this command again"
+    if not entry.tfds:
+        raise InputError(f"{name} was not found in {dir} and TFDS cannot prepare it: {by_hand}")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise InputError(
+            f"{name} was not found in {dir}; to prepare it through TFDS needs TensorFlow: run `pip install "
+            f"'jrobust[prepare]'` (in this folder: `pip install '.[prepare]'`); or without it {by_hand}"
+        )
+    import tensorflow_datasets as tfds
+
+    console.print(f"preparing {name} through TFDS in {dir}/{entry.tfds} (downloads the authors' files)")
+    try:
+        root = pathlib.Path(dir).expanduser()
+        tfds.builder(entry.tfds, data_dir=str(root), file_format="array_record").download_and_prepare()
+    except Exception as error:  # network, disk and TensorFlow: anything
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"TFDS could not prepare {name} ({reason}); {by_hand}") from error
+
+
+def check(name: str, dir: str, console: Console) -> None:
+    """Print a table of what is there.
+
+    Raises:
+      InputError: a split is missing, or something in it is damaged.
+    """
+    entry = DATA_SETS.get(name)
+    table = Table("split", "images", "classes", "images a class", "shape", "remark")
+    places = []
+    for split in entry.counts if entry else ("train", "test"):
+        fixed = entry is not None and all(entry.image_shape)
+        # images of all sizes can only be read as squares
+        source = load(name, split, dir, image_size=0 if fixed else 64)
+        for i in np.unique(np.linspace(0, len(source) - 1, DECODED).astype(int)):
+            source[int(i)]
+        counts = np.bincount(source.labels, minlength=len(source.class_names))
+        shape = "x".join(map(str, source.image_shape)) if fixed else "varies"
+        table.add_row(
+            split,
+            str(len(source)),
+            str(len(source.class_names)),
+            f"{counts.min()} to {counts.max()}",
+            shape,
+            remark(source, entry),
+        )
+        places.append(source.place)
+    console.print(f"{name}: read from {' and '.join(dict.fromkeys(places))}", soft_wrap=True, highlight=False)
+    console.print(table)
+
+
+def remark(source: Source, entry: DataSet | None) -> str:
+    """Return how the split differs from the official one, or "complete"; for a user's own data nothing."""
+    if entry is None:
+        return ""
+    expected = entry.counts[source.split]
+    differences = []
+    if len(source) != expected:
+        differences.append(f"{len(source)} of {expected} images")
+    if len(source.class_names) != entry.num_classes:
+        differences.append(f"{len(source.class_names)} of {entry.num_classes} classes")
+    if all(entry.image_shape) and source.image_shape != entry.image_shape:
+        differences.append(f"shape should be {'x'.join(map(str, entry.image_shape))}")
+    return "not the official set: " + ", ".join(differences) if differences else "complete"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

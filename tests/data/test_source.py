@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jrobust.data import channel_statistics, from_arrays, load
+from jrobust.data.images import scale_box
+
+
+def test_floats_are_rounded_to_levels_and_grey_images_get_a_channel():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    for images in (levels, levels / 255, (levels / np.float32(255)).astype(np.float32), levels[..., None]):
+        source = from_arrays(images, [0])
+        assert source.image_shape == (16, 16, 1)
+        np.testing.assert_array_equal(source[0]["image"][..., 0], levels[0])
+    assert from_arrays(levels, [3]).class_names == ("0", "1", "2", "3")
+
+
+def test_resizing_is_pils_bilinear_and_takes_boxes_and_masks_along(arrays):
+    images, labels = arrays
+    masks, boxes = (images[..., 0] > 127).astype(np.uint8), np.tile([0.0, 2.0, 4.0, 8.0], (23, 1))
+    source = from_arrays(images, labels, boxes=boxes, masks=masks, image_size=12)
+    expected = np.asarray(Image.fromarray(images[5]).resize((12, 12), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(source[5]["image"], expected)
+    assert source[5]["box"].tolist() == [0, 3, 6, 12] and source[5]["mask"].shape == (12, 12)
+    assert set(np.unique(source[5]["mask"])) == {0, 1}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 300))
+def test_a_box_keeps_its_place_relative_to_the_image(width, height, size):
+    box = np.array([0.25 * width, 0.5 * height, width, height])
+    np.testing.assert_allclose(scale_box(box, (width, height), size), size * np.array([0.25, 0.5, 1, 1]), rtol=1e-6)
+
+
+def test_examples_and_arrays_agree_with_single_reads(layouts):
+    layouts.folder("own", {"a": 70, "b": 70}, splits=("train",))
+    source = load("own", "train", layouts.root)
+    whole = source.arrays()
+    assert whole is source.arrays()  # kept
+    for i in (0, 63, 64, 139):
+        np.testing.assert_array_equal(whole["image"][i], source[i]["image"])
+    part = source.examples(np.array([139, 2]))
+    np.testing.assert_array_equal(part["image"], whole["image"][[139, 2]])
+    assert part["label"].tolist() == [1, 0] and part["label"].dtype == np.int32
+
+
+def test_channel_statistics_are_those_of_all_pixels(arrays):
+    images, labels = arrays
+    mean, std = channel_statistics(from_arrays(images, labels))
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-12)
+    assert channel_statistics(from_arrays(np.full((1, 2, 2, 3), 51, np.uint8), [0])) == ((0.2,) * 3, (0.0,) * 3)
+
+
+def test_arrays_in_memory_need_neither_tfds_nor_grain_to_be_loaded():
+    program = (
+        "import sys; sys.modules['tensorflow_datasets'] = None; sys.modules['grain'] = None; import numpy as np;"
+        "from jrobust import data; s = data.from_arrays(np.zeros((4, 2, 2, 3)), [0, 1, 0, 1]);"
+        "assert len(list(data.evaluation_batches(s, 3))) == 2;"
+        "assert len(next(data.TrainBatches(s, 2, 0, resident=True))['index']) == 2;"
+        "assert len(data.load('digits', 'test')) == 360"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
