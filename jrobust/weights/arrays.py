@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import safetensors
@@ -43,6 +45,32 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str
         raise InputError(
             f"{path} cannot be read ({_line(error)}): expected a whole {path.suffix} file; copy or download it again"
         ) from error
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file, whole or not at all; the same arrays give the same bytes.
+
+    Raises:
+      InputError: another ending, or a folder that cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"the output {path} has the ending {path.suffix!r}: expected a name such as model.safetensors")
+    write_bytes(path, safetensors.numpy.save(dict(arrays), metadata=dict(metadata)))
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new one, never a part; makes its folder.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another output") from error
 
 
 def read_json(text: str, source: str) -> dict:

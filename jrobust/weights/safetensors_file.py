@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.numpy
 
 import jrobust
 from jrobust.errors import InputError
@@ -62,8 +60,6 @@ def write(
       InputError: another ending, class names that are not one for each logit, or a folder that cannot be written.
     """
     path = pathlib.Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"the output {path} has the ending {path.suffix!r}: expected a name such as model.safetensors")
     if class_names and len(class_names) != classifier.num_classes:
         raise InputError(f"{len(class_names)} class names for {classifier.num_classes} classes: expected one for each")
     tensors = {f"params/{name}": np.asarray(leaf) for name, leaf in flatten(params).items()}
@@ -90,12 +86,8 @@ def write(
         "tensors": {name: _entry(tensor) for name, tensor in sorted(tensors.items())},
     }
     text = json.dumps(manifest, indent=1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, safetensors.numpy.save(tensors, metadata={"jrobust": text}))
-        _replace(path.with_name(path.name + ".json"), (text + "\n").encode())
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another output") from error
+    arrays_file.write(path, tensors, {"jrobust": text})
+    arrays_file.write_bytes(path.with_name(path.name + ".json"), (text + "\n").encode())
     return json.loads(text)
 
 
@@ -164,10 +156,3 @@ def digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 def _entry(tensor: np.ndarray) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": tensor.dtype.name}
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, never a part."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

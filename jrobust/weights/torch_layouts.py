@@ -12,6 +12,8 @@ Convolutions are OIHW in PyTorch and HWIO here, linear weights (out, in) and (in
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +21,11 @@ from typing import Any
 import numpy as np
 
 from jrobust.errors import InputError, unknown
+from jrobust.models.classifier import Classifier
+from jrobust.models.small_cnn import MLP
 from jrobust.models.tree import flatten, unflatten
+from jrobust.models.wide_resnet import WideResNet
+from jrobust.weights import arrays as arrays_file
 from jrobust.weights.arrays import some
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -82,6 +88,26 @@ def to_torch(params: Any, batch_stats: Any, layout: str = "torchvision") -> dict
         axes = AXES.get((path.rpartition("/")[2], array.ndim))
         result[LAYOUTS[layout].foreign(path)] = np.ascontiguousarray(array.transpose(axes) if axes else array)
     return result
+
+
+def write(path: str | pathlib.Path, classifier: Classifier, params: Any, batch_stats: Any) -> Layout:
+    """Write a state_dict as .safetensors, for `load_state_dict` in PyTorch; return its layout.
+
+    The file's metadata says what the network must be given: mean, std, size and range of the images.
+
+    Raises:
+      InputError: another ending, a network that PyTorch knows in no layout, or a folder that cannot be written.
+    """
+    path = pathlib.Path(path)
+    if isinstance(classifier.module, MLP):
+        raise InputError(
+            "an mlp has no PyTorch layout (its first layer reads pixels in another order): use safetensors"
+        )
+    layout = LAYOUTS["wide_resnet" if isinstance(classifier.module, WideResNet) else "torchvision"]
+    needs = {"mean": classifier.mean, "std": classifier.std, "resize_to": classifier.resize_to, "range": (0, 1)}
+    metadata = {"format": "pt", "layout": layout.name, "input": json.dumps(needs | {"shape": classifier.input_shape})}
+    arrays_file.write(path, to_torch(params, batch_stats, layout.name), metadata)
+    return layout
 
 
 def from_torch(

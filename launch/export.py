@@ -1,0 +1,78 @@
+"""Write the weights of a trained run for use elsewhere.
+
+    python launch/export.py --workdir=RUN --output=model.safetensors [--format=safetensors] [--step=best]
+
+--format=safetensors: the library's own file. Any safetensors reader opens it; the manifest inside it and in FILE.json
+says what images the model takes, its classes, and what it was trained on and against.
+--format=torch: the same numbers under PyTorch's names and axis orders, for `load_state_dict`.
+
+--step is latest, best (by test accuracy during training) or the number of a saved step.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+# isort: off
+import command  # first: it makes the rest importable
+
+# isort: on
+import assembly
+from absl import flags
+
+from jrobust.errors import InputError, unknown
+from jrobust.models import zoo
+from jrobust.weights import safetensors_file, torch_layouts
+
+FORMATS = ("safetensors", "torch")
+
+WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
+OUTPUT = flags.DEFINE_string("output", "", "the file to write, ending in .safetensors")
+FORMAT = flags.DEFINE_string("format", "safetensors", f"one of {', '.join(FORMATS)}")
+STEP = flags.DEFINE_string("step", "latest", "latest, best or the number of a saved step")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data are now, if not where they were at training")
+
+
+def main() -> None:
+    """Run the command."""
+    for flag in (WORKDIR, OUTPUT):
+        if not flag.value:
+            raise InputError(f"--{flag.name} is missing: expected --workdir=RUN --output=FILE.safetensors")
+    if FORMAT.value not in FORMATS:
+        raise unknown("format", FORMAT.value, FORMATS)
+    output = pathlib.Path(OUTPUT.value).expanduser()
+    if output.suffix != ".safetensors":
+        raise InputError(f"--output is {OUTPUT.value!r}: expected a name that ends in .safetensors")
+    print(f"exporting step {STEP.value} of {WORKDIR.value} as {FORMAT.value}", flush=True)
+    parts, variables, step = assembly.restore(WORKDIR.value, STEP.value, DATA_DIR.value)
+    params, batch_stats = variables
+    classifier = parts.classifier.with_axis(None)
+    if FORMAT.value == "torch":
+        layout = torch_layouts.write(output, classifier, params, batch_stats)
+        written, kind = [output], f"PyTorch names ({layout.name} layout)"
+    else:
+        manifest = write(parts, variables, step, output)
+        written = [output, output.with_name(output.name + ".json")]
+        kind = f"SHA-256 {manifest['sha256'][:16]}"
+    print(f"{zoo.describe(classifier).splitlines()[0]}; step {step}; {kind}")
+    print("wrote " + "\n      ".join(str(path) for path in written))
+
+
+def write(parts: assembly.Parts, variables: assembly.Variables, step: int, output: pathlib.Path, **measured) -> dict:
+    """Write a run's own file of weights; return its manifest. `measured` goes into it, beside method, step and seed."""
+    method = parts.config.method
+    return safetensors_file.write(
+        output,
+        parts.classifier.with_axis(None),
+        variables.params,
+        variables.state,
+        model=parts.config.model.to_dict(),
+        class_names=parts.train.class_names,
+        data_set=parts.config.data.name,
+        threat_model=f"Linf {method.eps}" if "eps" in method else "",
+        extra={"method": method.to_dict(), "step": step, "seed": parts.config.seed} | measured,
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
