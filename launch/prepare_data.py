@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import sys
+from typing import NoReturn
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's remarks on start-up; errors still show
 
 import numpy as np
 from rich.console import Console
@@ -29,9 +32,17 @@ from jrobust.errors import InputError, unknown
 DECODED = 100  # images of a split that the check decodes
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments are one line, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise InputError(f"{message}: write python launch/prepare_data.py DATASET ... --dir=DIR [--check]")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Prepare or check each data set named; raise InputError at the first that fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ", ".join((*DATA_SETS, *FORMS))
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help=names)
     parser.add_argument("--dir", default="", help="the data folder, the same for all data sets")
@@ -147,5 +158,7 @@ def remark(source: Source, entry: DataSet | None) -> str:
 if __name__ == "__main__":
     try:
         main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -65,25 +67,26 @@ class TfdsSource(Source):
             "download": False,
             "builder_kwargs": {"file_format": file_format},
         }
-        try:
+        with _readable(name, dir, self.place, split):
             self._records = tfds.data_source(tfds_name, **arguments)
             undecoded = tfds.data_source(tfds_name, **arguments, decoders={"image": tfds.decode.SkipDecoding()})
-            rows = [undecoded[i] for i in range(len(undecoded))]
-            if any(value is None for row in rows for value in row.values()):  # a file that was cut off reads as empty
-                raise EOFError("records are missing: a file is cut off")
-        except Exception as error:  # a library of many layers: a wrong split, version, checksum or byte raises anything
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"TFDS cannot read split {split!r} of {self.place} ({reason}): prepare it again with "
-                f"`python launch/prepare_data.py {name} --dir={dir}`"
-            ) from error
         features = dict(self._records.dataset_info.features.items())
         if "image" not in features or not isinstance(features.get("label"), tfds.features.ClassLabel):
             raise InputError(f"{self.place} has features {', '.join(features)}: expected `image` and a class `label`")
         self.class_names = class_names or tuple(features["label"].names)
-        order = np.argsort([row["id"] for row in rows], kind="stable") if rows and "id" in rows[0] else range(len(rows))
-        self._order = np.array(order, np.int64)
-        labels = np.array([int(row["label"]) for row in rows], np.int64)[self._order]
+        has_id = isinstance(features.get("id"), tfds.features.Text)
+        rows = []  # id and label
+        with _readable(name, dir, self.place, split):
+            for i in range(len(undecoded)):
+                record = undecoded[i]
+                rows.append((record["id"] if has_id else b"", record["label"]))
+                if (
+                    rows[-1][0] is None or rows[-1][1] is None or not record["image"]
+                ):  # how a file that was cut off reads
+                    raise EOFError(f"record {i} is empty: a file is cut off")
+        # the sort is stable: without ids the order of TFDS stays
+        self._order = np.array(sorted(range(len(rows)), key=lambda i: rows[i][0]), np.int64)
+        labels = np.array([int(label) for _, label in rows], np.int64)[self._order]
         if not len(labels):
             raise InputError(f"split {split!r} of {self.place} is empty: prepare it again")
         self.labels = check_labels(labels, len(rows), len(self.class_names), self.place)
@@ -118,6 +121,19 @@ class TfdsSource(Source):
                 "set data.image_size to resize all of them to one square"
             )
         return {"image": image, "label": int(self.labels[i])}
+
+
+@contextlib.contextmanager
+def _readable(name: str, dir: pathlib.Path, place: str, split: str) -> Iterator[None]:
+    """Turn what TFDS raises into one line: a wrong split, version, checksum or byte raises anything."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"TFDS cannot read split {split!r} of {place} ({reason}): prepare it again with "
+            f"`python launch/prepare_data.py {name} --dir={dir}`"
+        ) from error
 
 
 def _file_format(path: pathlib.Path) -> str:

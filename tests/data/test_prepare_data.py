@@ -31,6 +31,13 @@ def test_as_a_command_from_anywhere(tmp_path):
     assert "did you mean 'digits'?" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments, match", [([], "required: DATASET"), (["digits", "--folder=x"], "--folder=x")])
+def test_wrong_arguments_are_one_line(prepare_data, arguments, match):
+    with pytest.raises(InputError, match=match) as error:
+        prepare_data.main(arguments)
+    assert "\n" not in str(error.value) and "DATASET ... --dir=DIR" in str(error.value)
+
+
 def test_what_is_there_is_checked(prepare_data, layouts, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     layouts.cifar10()
