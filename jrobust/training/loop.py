@@ -116,6 +116,8 @@ def train(
         stack.callback(checkpoints.close)
         run = _Run(method, config, batches, prepare, mesh, checkpoints)
         run.start(initialize or jax.jit(lambda key, batch: method.init(key, batch)))
+        # Not before all of the config has been found good: a folder belongs to the config in it.
+        run_folder.write_json(folder / "config.json", config.to_dict())
         run_folder.record_environment(folder, config.seed, step=run.step)
         log = RunLog(folder, step=run.step)
         stack.callback(log.close)
@@ -141,6 +143,7 @@ class _Run:
         per_epoch = batches.steps_per_epoch
         self.total = durations.total_steps(config.train, steps_per_epoch=per_epoch, batch_size=config.train.batch_size)
         self.evaluate_every = durations.period(config.train, "evaluate_every", steps_per_epoch=per_epoch)
+        self.log_every = durations.period(config.train, "log_every", steps_per_epoch=per_epoch)
         self.save_every = durations.period(config.checkpoint, "every", steps_per_epoch=per_epoch)
         self.accuracy = make_accuracy(method.logits, mesh)
         self.step = self.saved = self.resumed_from = 0
@@ -237,7 +240,7 @@ class _Run:
         test_batches: Callable[[], Iterable[HostBatch]] | None,
     ) -> None:
         """Record, measure and save what is due, in this order: a checkpoint finds its records on the disk."""
-        if durations.due(self.step, self.config.train.log_every_steps, self.total):
+        if durations.due(self.step, self.log_every, self.total):
             self._record(log, show, clock)
         measured: dict[str, float] = {}
         if test_batches is not None and durations.due(self.step, self.evaluate_every, self.total):

@@ -33,7 +33,7 @@ PACKAGES = ("jrobust", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nu
 
 @contextlib.contextmanager
 def opened(workdir: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
-    """Create the folder or check that it belongs to this config, write config.json, and hold it for this process.
+    """Create the folder or check that it belongs to this config, and hold it for this process.
 
     Raises:
       InputError: the folder holds a run with another config (names the keys), another process is training in it, or it
@@ -55,7 +55,6 @@ def opened(workdir: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[pa
         except OSError:  # a file system without locks
             pass
         check_config(path, config)
-        write_json(path / "config.json", config)
         yield path
 
 

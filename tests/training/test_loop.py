@@ -126,9 +126,7 @@ def test_modes_and_devices_may_change_on_the_way(whole, tmp_path, first):
 
 
 def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path):
-    with pytest.raises(
-        InputError, match=r"loss is nan at step 8, in the window of steps 7 to 9.*checkpoint is step 6"
-    ):
+    with pytest.raises(InputError, match=r"loss is nan at step 8, in the window of steps 7 to 9.*checkpoint is step 6"):
         toy.train(tmp_path, toy.config(), method=toy.ToyMethod(blow_up_at=7), **QUIET)
     assert checkpoint.saved_steps(tmp_path)[-1] == 6
     variables, _ = checkpoint.restore_variables(tmp_path)
@@ -142,6 +140,16 @@ def test_damage_costs_only_the_steps_since_the_checkpoint_before(whole, tmp_path
         resumed = toy.train(tmp_path, toy.config(), **QUIET)
     assert resumed.resumed_from == 6
     assert toy.same(resumed.train_state, whole[1].train_state)
+
+
+def test_a_config_that_is_no_good_leaves_the_folder_free(tmp_path):
+    wrong = toy.config()
+    wrong.optimizer.drop_factors = ()
+    with pytest.raises(InputError, match="drop_epochs has 1 entries"):
+        toy.train(tmp_path, wrong, **QUIET)
+    with pytest.raises(InputError, match="log_every_steps is -1"):
+        toy.train(tmp_path, toy.config(log_every_steps=-1), **QUIET)
+    toy.train(tmp_path, toy.config(steps=1), **QUIET)
 
 
 def test_a_batch_that_does_not_divide(tmp_path):

@@ -10,32 +10,38 @@ from jrobust.training import run_folder
 CONFIG = {"seed": 0, "train": {"steps": 3, "batch_size": 4}, "model": {"mean": (0.1, 0.2)}}
 
 
-def test_the_config_is_written_and_the_same_one_is_let_in(tmp_path):
-    for _ in range(2):
-        with run_folder.opened(tmp_path / "a" / "run", CONFIG) as folder:
-            saved = json.loads((folder / "config.json").read_text())
-    assert saved == json.loads(json.dumps(CONFIG))
+@pytest.fixture
+def folder(tmp_path):
+    run_folder.write_json(tmp_path / "config.json", CONFIG)
+    return tmp_path
 
 
-def test_another_config_is_named(tmp_path):
-    with run_folder.opened(tmp_path, CONFIG):
-        pass
-    before = (tmp_path / "config.json").read_bytes()
+def test_a_new_folder_and_the_same_config(tmp_path, folder):
+    for path in (tmp_path / "a" / "run", folder):
+        with run_folder.opened(path, CONFIG) as opened:
+            assert opened == path and path.is_dir()
+
+
+def test_another_config_is_named(folder):
+    before = (folder / "config.json").read_bytes()
     other = CONFIG | {"train": {"steps": 3, "batch_size": 8}, "new": 1}
     with (
         pytest.raises(InputError, match=r"new is 'not set' there and 1 here; train.batch_size is 4 there and 8 here"),
-        run_folder.opened(tmp_path, other),
+        run_folder.opened(folder, other),
     ):
         pass
-    assert (tmp_path / "config.json").read_bytes() == before
+    assert (folder / "config.json").read_bytes() == before
 
 
-def test_a_run_may_be_made_longer(tmp_path):
-    with run_folder.opened(tmp_path, CONFIG):
+def test_a_run_may_be_made_longer(folder):
+    with run_folder.opened(folder, CONFIG | {"train": {"steps": 6, "batch_size": 4}, "evaluation": {"examples": 3}}):
         pass
-    longer = CONFIG | {"train": {"steps": 6, "batch_size": 4}, "evaluation": {"examples": 3}}
-    with run_folder.opened(tmp_path, longer):
-        assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 6
+
+
+def test_a_config_that_is_no_json(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"), run_folder.opened(folder, CONFIG):
+        pass
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -1,0 +1,147 @@
+"""From a config to the parts of a run: sources, network, method. The one place where all rooms meet."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import ml_collections
+
+from jrobust import data, evaluation, methods
+from jrobust.errors import InputError
+from jrobust.models import zoo
+from jrobust.models.classifier import Classifier
+from jrobust.training import checkpoint, parallel
+from jrobust.training.method import Batch, Method, Variables
+from jrobust.weights import load as weights
+
+
+class Parts(NamedTuple):
+    """A config brought to life."""
+
+    config: Any  # the config with what was measured filled in
+    train: data.Source
+    test: data.Source
+    classifier: Classifier
+    method: Method
+
+
+def build(config: Any) -> Parts:
+    """Return the sources, the network and the method that a config names.
+
+    Where model.mean and model.std are (), they are measured on the training set and written into the config.
+
+    Raises:
+      InputError: whatever of it cannot be had.
+    """
+    section = config.data
+    train = data.load(section.name, "train", section.dir, image_size=section.image_size)
+    test = data.load(section.name, "test", section.dir, image_size=section.image_size)
+    if not (config.model.mean and config.model.std):
+        config.model.mean, config.model.std = data.channel_statistics(train)
+    if section.balance_to:
+        train = data.balanced(train, section.balance_to, config.seed)
+    classifier = network(config, train)
+    return Parts(config, train, test, classifier, cast(Method, methods.build(config.method, classifier)))
+
+
+def network(config: Any, source: data.Source) -> Classifier:
+    """Return the network of a config for the classes and the image shape of a source."""
+    classifier = zoo.build(
+        config.model,
+        num_classes=len(source.class_names),
+        input_shape=data.output_shape(source.image_shape, data.Augmentation.of(config.data.augment)),
+    )
+    return classifier.with_axis(parallel.axis_name(config.train.parallelism))
+
+
+def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | None:
+    """Return what makes the first variables from model.weights; None to initialise at random.
+
+    `model.new_head=True` keeps a fresh linear layer, for classes other than the file's.
+    """
+    path = parts.config.model.get("weights", "")
+    if not path:
+        return None
+    file = pathlib.Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(
+            f"model.weights is {path!r}, which is no file: expected a .safetensors or .npz, or '' for none"
+        )
+
+    def initialize(key: jax.Array, batch: Batch) -> Variables:
+        fresh = parts.method.init(key, batch)
+        new_head = parts.config.model.get("new_head", False)
+        return Variables(*weights.load(file, parts.classifier, fresh.params, fresh.state, replace_head=new_head))
+
+    return initialize
+
+
+def subject(parts: Parts, variables: Variables, name: str, step: int | None = None) -> evaluation.Subject:
+    """Return the model as the evaluation suites take it."""
+    return evaluation.Subject(
+        name, parts.train.class_names, parts.method.logits, variables, dtype=parts.config.model.dtype, step=step
+    )
+
+
+def read_config(workdir: str | pathlib.Path) -> Any:
+    """Return the config of a run, locked, from WORKDIR/config.json.
+
+    Raises:
+      InputError: there is none.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        config = ml_collections.ConfigDict(_tuples(json.loads(path.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: expected the folder of a run of launch/run.py") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: expected the config that launch/run.py wrote") from error
+    return config.lock()
+
+
+def restore(
+    workdir: str | pathlib.Path, step: int | str = "latest", data_dir: str | None = None
+) -> tuple[Parts, Variables, int]:
+    """Return the parts of a trained run, its variables and their step, as checkpointed.
+
+    Args:
+      workdir: the run's folder.
+      step: "latest", "best" or a saved step.
+      data_dir: where the data are now, if not where they were.
+    """
+    config = read_config(workdir)
+    if data_dir is not None:
+        config.data.dir = data_dir
+    config.train.parallelism = "jit"
+    parts = build(config)
+    shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
+    variables, found = checkpoint.restore_variables(workdir, step, shapes)
+    return parts, variables, found
+
+
+def run_name(config_argument: str, config: Any) -> str:
+    """Return <config>-<variant>-<seed> for a config file and the words behind the colon.
+
+    >>> class Config: seed = 3; method = ml_collections.ConfigDict({"name": "art"})
+    >>> run_name("configs/art_digits.py:variant=pgd,runlocal", Config)
+    'art_digits-pgd-runlocal-3'
+    >>> run_name("configs/art_digits.py", Config)
+    'art_digits-art-3'
+    """
+    path, _, words = config_argument.partition(":")
+    values = [word.rpartition("=")[2] for word in words.split(",") if word]
+    if not any(word.startswith("variant=") for word in words.split(",")):
+        values.insert(0, config.method.name)
+    return re.sub(r"[^\w.-]", "_", "-".join([pathlib.PurePath(path).stem, *values, str(config.seed)]))
+
+
+def _tuples(value: Any) -> Any:
+    """Return JSON with its lists as the tuples that a config has."""
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
