@@ -26,7 +26,8 @@ def get_config(argument: str = ""):
     config.data.augment.update({"crop_size": 224, "flip": True})
     config.data.resident = False
 
-    config.model = {"name": "resnet50", "last_stride": 1, "dtype": "float32", "weights": ""}
+    # Pre-trained weights have 1000 classes, so the linear layer starts fresh.
+    config.model = {"name": "resnet50", "last_stride": 1, "dtype": "float32", "weights": "", "new_head": True}
     config.model.mean = (0.485, 0.456, 0.406)
     config.model.std = (0.229, 0.224, 0.225)
 

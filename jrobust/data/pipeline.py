@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,27 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust import keys
 from jrobust.data.augment import Augmentation, augment, output_shape
 from jrobust.data.source import THREADS, Arrays, Source, threads
 from jrobust.errors import InputError
 
 Batch = dict[str, Any]
 
-_ENDLESS = 2**62
 _AHEAD = 4  # evaluation batches that are decoded ahead of the one in use
 
 
 class TrainBatches:
     """Endless iterator of training batches over whole epochs.
 
-    Each epoch is a new permutation of the source, drawn from `seed` and the number of the epoch; the last
-    `len(source) % batch_size` images of it are left out, so batches do not cross epochs. Batch number t is a function
-    of t, `seed` and `batch_size` alone: it does not depend on `resident`, and the parts of the processes, laid end to
-    end, are the batch of a single process.
+    A Grain pipeline: shuffled, batched, split among processes, read ahead in threads. Each epoch is a new permutation
+    of the source, drawn from `seed` and the number of the epoch; the last `len(source) % batch_size` images of it are
+    left out, so batches do not cross epochs. Batch number t is a function of t, `seed` and `batch_size` alone: it does
+    not depend on `resident`, and the parts of the processes, laid end to end, are the batch of a single process.
 
     A batch is a dict of host arrays: `index` int32[b], b = batch_size / process_count, the positions in the source;
-    with `resident=False` also the decoded examples (`image` uint8[b, H, W, C], `label` int32[b] ..), read ahead in
-    threads. With `resident=True` the examples are in `resident`, to be put on the device once.
+    with `resident=False` also the decoded examples (`image` uint8[b, H, W, C], `label` int32[b] ..). With
+    `resident=True` the examples are in `resident`, to be put on the device once.
 
     Attributes:
       steps_per_epoch: batches in an epoch.
@@ -70,28 +69,29 @@ class TrainBatches:
         local = batch_size // process_count
         self._part = slice(process_index * local, (process_index + 1) * local)
         self._step = 0
-        self._reader: Any = None  # grain's iterator and its threads, from the first batch on; not used when resident
+        self._reader: Any = None  # Grain's iterator and its threads, from the first batch on
 
-    def _batch(self, step: int) -> Arrays:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(self.seed, epoch, len(self.source))
-        index = order[place * self.batch_size : (place + 1) * self.batch_size][self._part]
-        return {"index": index} if self._is_resident else {**self.source.examples(index), "index": index}
+    def _read(self) -> Any:
+        """Return Grain's iterator over the stream, at the batch that is due."""
+        import grain
+
+        stream = grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle()
+        stream = stream.batch(self.batch_size, drop_remainder=True).repeat()  # batched first: epochs stay whole
+        stream = stream.map(lambda index: {"index": np.asarray(index[self._part], np.int32)})
+        if not self._is_resident:
+            stream = stream.map(lambda batch: {**self.source.examples(batch["index"]), **batch})
+        ahead = 1 if self._is_resident else THREADS
+        reader = iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=max(ahead, 4))))
+        reader.set_state({"next_index": self._step})
+        return reader
 
     def __iter__(self) -> TrainBatches:
         return self
 
     def __next__(self) -> Arrays:
-        if self._is_resident:
-            batch = self._batch(self._step)
-        else:
-            if self._reader is None:
-                import grain
-
-                options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS)
-                self._reader = iter(grain.MapDataset.range(_ENDLESS).map(self._batch).to_iter_dataset(options))
-                self._reader.set_state({"next_index": self._step})
-            batch = next(self._reader)
+        if self._reader is None:
+            self._reader = self._read()
+        batch = next(self._reader)
         self._step += 1
         return batch
 
@@ -130,18 +130,6 @@ class TrainBatches:
             self._reader = None
 
 
-@functools.lru_cache(maxsize=4)  # reading ahead, threads need two epochs at a time
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the permutation int32[count] of an epoch: the ranks of `count` numbers of Philox under (seed, epoch).
-
-    The raw stream of a bit generator is frozen, unlike numpy's `permutation`: a run that is resumed with another
-    version of numpy goes on with the same order.
-    """
-    order = np.argsort(np.random.Philox(key=[seed % 2**64, epoch]).random_raw(count), kind="stable").astype(np.int32)
-    order.setflags(write=False)
-    return order
-
-
 def make_prepare(
     augmentation: Augmentation | Mapping[str, Any] | None,
 ) -> Callable[[Batch, Mapping[str, jax.Array] | None, jax.Array], Batch]:
@@ -165,8 +153,7 @@ def make_prepare(
             kept = {name: jnp.take(value, index, axis=0, mode="clip") for name, value in kept.items()}
         height, width, channels = kept["image"].shape[1:]
         output_shape((height, width, channels), settings)  # raises if the crop is larger than the image
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        images = augment(kept["image"], keys, settings)
+        images = augment(kept["image"], keys.per_example(key, index), settings)
         return {**kept, "image": images.astype(jnp.float32) / 255, "index": index}
 
     return prepare

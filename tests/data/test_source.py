@@ -58,9 +58,9 @@ def test_channel_statistics_are_those_of_all_pixels(arrays):
     assert channel_statistics(from_arrays(np.full((1, 2, 2, 3), 51, np.uint8), [0])) == ((0.2,) * 3, (0.0,) * 3)
 
 
-def test_arrays_in_memory_need_neither_tfds_nor_grain_to_be_loaded():
+def test_arrays_in_memory_do_not_need_tfds():
     program = (
-        "import sys; sys.modules['tensorflow_datasets'] = None; sys.modules['grain'] = None; import numpy as np;"
+        "import sys; sys.modules['tensorflow_datasets'] = None; import numpy as np;"
         "from jrobust import data; s = data.from_arrays(np.zeros((4, 2, 2, 3)), [0, 1, 0, 1]);"
         "assert len(list(data.evaluation_batches(s, 3))) == 2;"
         "assert len(next(data.TrainBatches(s, 2, 0, resident=True))['index']) == 2;"
