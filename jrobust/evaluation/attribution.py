@@ -29,6 +29,7 @@ from jrobust.evaluation.subject import Subject
 PRESETS = {"ifia_art": attacks.ifia_art, "ifia_strict": attacks.ifia_strict}
 MEASURES = ("IN", "K", "IN_logit", "K_logit")
 GALLERY = 8
+DEFAULTS = {"batch_size": 50, "examples": 1000}  # the attack holds batch_size * chunk images
 Columns = dict[str, np.ndarray]
 # Kendall on the device compares all pairs of pixels: from this many pixels on the host is used, in n log n.
 HOST_PIXELS = 4096

@@ -36,7 +36,7 @@ class Record:
     Attributes:
       suite: name of the suite.
       model: name of the subject; `parameters` its size, `dtype` its compute dtype, `step` the training step or None.
-      dataset: name and split, and `examples` how many of its images were used.
+      dataset: name and split, `examples` how many of its images were used, `class_names` the names of its labels.
       threat: the threat model as text, e.g. "Linf 8/255"; "none" where nothing is perturbed.
       settings: every setting of the suite.
       metrics: name -> estimate with its 95 % interval.
@@ -56,6 +56,7 @@ class Record:
     model: str
     dataset: str
     examples: int
+    class_names: list[str] = dataclasses.field(default_factory=list)
     threat: str = "none"
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     metrics: dict[str, Estimate] = dataclasses.field(default_factory=dict)
@@ -86,6 +87,7 @@ class Record:
             suite=suite,
             model=subject.name,
             dataset=f"{source.name} {source.split}",
+            class_names=[str(name) for name in subject.class_names],
             parameters=subject.parameters,
             dtype=subject.dtype,
             step=subject.step,

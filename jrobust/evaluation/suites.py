@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import sys
+import typing
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -37,9 +38,7 @@ def settings_of(name: str, section: Mapping[str, Any]) -> Any:
     Raises:
       InputError: there is no such suite, or it has no such setting.
     """
-    if name not in SUITES:
-        raise unknown("suite", name, SUITES)
-    kind = SUITES[name].Settings
+    kind = _module(name).Settings
     allowed = {field.name for field in dataclasses.fields(kind)}
     values = {}
     for key, value in dict(section).items():
@@ -49,6 +48,29 @@ def settings_of(name: str, section: Mapping[str, Any]) -> Any:
             raise unknown(f"setting of suite {name}", key, sorted(allowed | set(SHARED)))
         values[key] = tuple(value) if isinstance(value, list | tuple) else value
     return kind(**values)
+
+
+def overridden(names: Sequence[str], settings: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """Return config.evaluation with fields of the named suites replaced, as `--suite.FIELD=TEXT` of the command does.
+
+    A field is set in every named suite that has it, its text read as the field's type: "20,40" is the tuple (20, 40).
+
+    >>> overridden(["robustness"], {}, {"eps": "4/255", "num_steps": "5,10"})
+    {'robustness': {'eps': '4/255', 'num_steps': (5, 10)}}
+
+    Raises:
+      InputError: none of the suites has the field (names the nearest), or the text is not of its type.
+    """
+    result = {**settings, **{name: dict(settings.get(name) or {}) for name in names}}
+    fields = {name: typing.get_type_hints(_module(name).Settings) | dict.fromkeys(SHARED, int) for name in names}
+    allowed = sorted(set().union(*fields.values()))
+    for word, text in words.items():
+        if word not in allowed:
+            raise unknown(f"setting of {', '.join(names)}", word, allowed)
+        for name in names:
+            if word in fields[name]:
+                result[name][word] = _typed(word, text, fields[name][word])
+    return result
 
 
 def run_suites(
@@ -84,6 +106,8 @@ def run_suites(
       InputError: an unknown suite or setting, or one that does not fit the images.
     """
     source = Cropped(source, crop_size) if crop_size else source
+    if mesh is not None:
+        subject, *against = [_replicated(model, mesh) for model in (subject, *against)]
     chosen = {name: settings_of(name, settings.get(name) or {}) for name in names}
     if "transfer" in names:
         transfer.checked([subject, *against])
@@ -92,8 +116,9 @@ def run_suites(
             check(chosen_settings, subject, source)
     records = []
     for name, chosen_settings in chosen.items():
-        section = dict(settings.get(name) or {})
-        size = int(section.get("batch_size", settings.get("batch_size", 256)))
+        shared = {"batch_size": 256, "examples": 0} | {k: settings[k] for k in SHARED if k in settings}
+        shared |= getattr(SUITES[name], "DEFAULTS", {}) | dict(settings.get(name) or {})
+        size = int(shared["batch_size"])
         if size < 1:
             raise InputError(f"batch_size={size} of suite {name}: expected at least 1")
         devices = int(np.prod(list(mesh.shape.values()))) if mesh is not None else 1
@@ -102,7 +127,7 @@ def run_suites(
             source,
             chosen_settings,
             batch_size=-(-size // devices) * devices,
-            examples=int(section.get("examples", settings.get("examples", 0))),
+            examples=int(shared["examples"]),
             seed=seed,
             progress=progress,
             mesh=mesh,
@@ -115,3 +140,31 @@ def run_suites(
                 print(f"{name}: wrote {', '.join(str(path) for path in paths)}", file=sys.stderr, flush=True)
         records.append(record)
     return records
+
+
+def _replicated(subject: Subject, mesh: jax.sharding.Mesh) -> Subject:
+    """Put the variables on every device: those of a checkpoint may be bound to one, and batches lie on all."""
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return dataclasses.replace(subject, variables=jax.device_put(subject.variables, everywhere))
+
+
+def _module(name: str) -> ModuleType:
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    return SUITES[name]
+
+
+def _typed(word: str, text: str, kind: Any) -> Any:
+    """Read text as bool, int, float, str, or a tuple of one of them."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(_typed(word, part, typing.get_args(kind)[0]) for part in text.split(",") if part)
+    if kind is bool:
+        choices = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in choices:
+            raise InputError(f"{word}={text!r}: expected true or false")
+        return choices[text.lower()]
+    try:
+        return kind(text)
+    except ValueError as error:
+        expected = {int: "a whole number", float: "a number"}[kind]
+        raise InputError(f"{word}={text!r}: expected {expected}") from error

@@ -1,1 +1,1 @@
-"""Tables, figures and one HTML page per run, made from result files only."""
+"""Tables, figures and one HTML page per run, made of the files that a run left behind and of nothing else."""

@@ -93,7 +93,7 @@ def test_failures_are_dropped_or_count_as_one(network, photos):
 
     subject = dataclasses.replace(network, logits=fickle)
     kwargs = {"batch_size": 8, "examples": 8, "progress": False}
-    settings = dataclasses.replace(SETTINGS, eps="7.3/255", sweep=())
+    settings = dataclasses.replace(SETTINGS, eps="0.73/255", step_size="0.1/255", sweep=())
     dropped = attribution.run(subject, photos, settings, **kwargs)
     assert dropped.metrics["failed"].value == 1
     assert math.isnan(dropped.metrics["IN"].value) and dropped.metrics["IN"].count == 0

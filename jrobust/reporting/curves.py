@@ -1,0 +1,132 @@
+"""Curves: training, accuracy and attributions over radii, boxes over thresholds."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any
+
+from jrobust.reporting.figures import COLORS, figure
+from jrobust.reporting.run_files import Row, number
+
+PANELS = 12
+FIRST = ("loss", "test_accuracy", "train_accuracy", "cross_entropy")
+LAST = ("gradient_norm", "update_norm", "parameter_norm", "learning_rate")
+NORM_AXES = {"linf": r"$L_\infty$ radius", "l2": r"$L_2$ radius"}
+SERIES = {
+    "accuracy": ("accuracy", COLORS[0], "-"),
+    "IN": ("IN (IG of the cross-entropy)", COLORS[0], "-"),
+    "K": ("K (IG of the cross-entropy)", COLORS[1], "-"),
+    "IN_logit": ("IN (IG of the logit)", COLORS[0], "--"),
+    "K_logit": ("K (IG of the logit)", COLORS[1], "--"),
+    "gt_known": ("class known", COLORS[0], "-"),
+    "top1_localization": ("top-1", COLORS[1], "-"),
+}
+
+
+def training(rows: list[Row], path: pathlib.Path) -> bool:
+    """Draw one panel for each quantity of metrics.jsonl over the steps; False if there is nothing to draw."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("step", "epoch") and "step" in row and not math.isnan(number(value)):
+                series.setdefault(name, []).append((row["step"], number(value)))
+    names = sorted(series, key=_rank)[:PANELS]
+    if not names:
+        return False
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    with figure(path, 3.1 * columns, 2.2 * lines) as canvas:
+        axes = canvas.subplots(lines, columns, squeeze=False)
+        for axis, name in zip(axes.flat, names, strict=False):
+            steps, values = zip(*series[name], strict=True)
+            share = name.endswith("accuracy")
+            axis.plot(
+                steps,
+                [100 * v for v in values] if share else values,
+                color=COLORS[0],
+                marker="o" if len(steps) < 15 else "",
+            )
+            axis.set_title(name.replace("_", " ") + (" (%)" if share else ""))
+            axis.set_xlabel("step")
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+            axis.margins(x=0.02)
+            if share:  # no closer than ten points, so that noise does not look like a trend
+                axis.set_ylim(max(0, 100 * min(values) - 5), min(101, 100 * max(values) + 5))
+            elif name == "learning_rate":
+                axis.set_ylim(0, 1.05 * max(values) or None)
+        for axis in axes.flat[len(names) :]:
+            axis.set_axis_off()
+    return True
+
+
+def robustness(record: Row, path: pathlib.Path) -> bool:
+    """Draw accuracy over the radii of each norm, with 95 % bands; False if the record has no curve."""
+    curves = {norm: record["curves"][norm] for norm in NORM_AXES if record.get("curves", {}).get(norm)}
+    if not curves:
+        return False
+    with figure(path, 4.2 * len(curves) + 0.4, 3.2) as canvas:
+        axes = canvas.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+        for axis, (norm, points) in zip(axes, curves.items(), strict=True):
+            _lines(axis, points, ["accuracy"], unit=_unit(points))
+            axis.set_xlabel(f"{NORM_AXES[norm]} ({_unit_text(points)})")
+        axes[0].set_ylabel("accuracy under PGD (%)")
+        axes[0].set_ylim(0, 101)
+    return True
+
+
+def attribution(record: Row, path: pathlib.Path) -> bool:
+    """Draw IN and K over the radii, with 95 % bands; False if the record has no curve."""
+    points = record.get("curves", {}).get("linf")
+    if not points or len(points) < 2:
+        return False
+    with figure(path, 6.6, 3.9) as canvas:
+        axis = canvas.subplots()
+        _lines(axis, points, ["IN", "K", "IN_logit", "K_logit"], unit=_unit(points))
+        axis.set_xlabel(f"{NORM_AXES['linf']} of the attack ({_unit_text(points)})")
+        axis.set_ylabel("agreement with the clean map (%)")
+        axis.set_ylim(top=100.5)
+        canvas.legend(loc="outside lower center", ncols=2, handlelength=3.2)
+    return True
+
+
+def localization(record: Row, path: pathlib.Path) -> bool:
+    """Draw the share of boxes found over the threshold; False if the record has no curve."""
+    points = record.get("curves", {}).get("threshold")
+    if not points or len(points) < 2:
+        return False
+    with figure(path, 5.4, 3.5) as canvas:
+        axis = canvas.subplots()
+        _lines(axis, points, ["gt_known", "top1_localization"], unit=1)
+        axis.set_xlabel("threshold (share of the largest grey level)")
+        axis.set_ylabel("boxes found (%)")
+        axis.set_ylim(0, 101)
+        canvas.legend(loc="outside lower center", ncols=2)
+    return True
+
+
+def _rank(name: str) -> tuple[int, int, str]:
+    if name in FIRST:
+        return 0, FIRST.index(name), name
+    return (2, LAST.index(name), name) if name in LAST else (1, 0, name)
+
+
+def _lines(axis: Any, points: list[Row], names: list[str], *, unit: float) -> None:
+    xs = [number(point["x"]) * unit for point in points]
+    for name in names:
+        text, color, style = SERIES[name]
+        values, lows, highs = (
+            [100 * number((point.get(name) or {}).get(key)) for point in points] for key in ("value", "low", "high")
+        )
+        axis.fill_between(xs, lows, highs, color=color, alpha=0.15 if style == "-" else 0.07, linewidth=0)
+        axis.plot(xs, values, color=color, linestyle=style, marker="o", label=text)
+    axis.set_xlim(0 if min(xs) < 0.3 * max(xs) else None)
+
+
+def _unit(points: list[Row]) -> float:
+    """Radii such as 8/255 are drawn as 8."""
+    return 255.0 if any(str(point["label"]).endswith("/255") for point in points) else 1.0
+
+
+def _unit_text(points: list[Row]) -> str:
+    return "in 1/255 of the pixel range" if _unit(points) == 255 else "pixels in [0, 1]"

@@ -1,0 +1,152 @@
+"""Evaluate a trained run.
+
+    python launch/evaluate.py --workdir=RUN --suite=robustness,attribution [--suite.eps=4/255 --suite.num_steps=5]
+
+Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE.safetensors, and the
+test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy, robustness,
+attribution, transfer (with --against=RUN,RUN) and localization. Their settings are those of config.evaluation;
+--suite.FIELD=VALUE changes one in every named suite that has it. Computes in float32 unless --dtype says otherwise.
+
+Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+
+# isort: off
+import command  # first: it makes the rest importable
+
+# isort: on
+import assembly
+import jax
+from absl import flags
+from rich.console import Console
+
+from jrobust import evaluation
+from jrobust.errors import InputError
+from jrobust.evaluation import Record, Subject, suites
+from jrobust.reporting import page, run_files, tables
+from jrobust.training import checkpoint, parallel
+from jrobust.training.method import Variables
+from jrobust.weights import load as weights
+
+WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
+SUITE = flags.DEFINE_list("suite", [], f"suites: {', '.join(suites.SUITES)}")
+STEP = flags.DEFINE_string("step", "latest", "checkpoint: latest, best, or a step")
+WEIGHTS = flags.DEFINE_string("weights", "", "take the weights from this file instead of a checkpoint")
+AGAINST = flags.DEFINE_list("against", [], "folders of other runs, for suite transfer; their latest or best checkpoint")
+DATA_DIR = flags.DEFINE_string("data.dir", None, "the data folder, if it is not where the run found it")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "compute type of the network's body")
+SEED = flags.DEFINE_integer("seed", None, "of random starts and of the choice of images; by default the run's")
+
+
+def main(overrides: dict[str, str]) -> int:
+    """Run the command; return its status."""
+    if not WORKDIR.value or not SUITE.value:
+        missing = "workdir" if not WORKDIR.value else "suite"
+        raise InputError(f"--{missing} is missing: expected --workdir=RUN --suite={','.join(suites.SUITES)}")
+    workdir = pathlib.Path(WORKDIR.value)
+    settings = suites.overridden(SUITE.value, assembly.read_config(workdir).evaluation.to_dict(), overrides)
+    for name in SUITE.value:  # a wrong setting is found now, not after the model is restored
+        suites.settings_of(name, settings[name])
+    parts, subject = load(workdir, STEP.value, WEIGHTS.value)
+    step = STEP.value if STEP.value == "best" else "latest"
+    against = [load(pathlib.Path(folder), step)[1] for folder in AGAINST.value]
+    announce(parts, subject, SUITE.value)
+    devices = parallel.make_mesh()
+    records = evaluation.run_suites(
+        SUITE.value,
+        subject,
+        parts.test,
+        settings,
+        workdir,
+        against=against,
+        seed=parts.config.seed if SEED.value is None else SEED.value,
+        mesh=devices if devices.size > 1 else None,
+        crop_size=parts.config.data.augment.crop_size,
+    )
+    show(workdir, records, page.write(workdir))
+    return 0
+
+
+def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[assembly.Parts, Subject]:
+    """Return a run's parts and its model, in the compute type asked for.
+
+    Raises:
+      InputError: there is no such run, checkpoint or file, or it is of another model.
+    """
+    config = assembly.read_config(workdir)
+    config.model.dtype = DTYPE.value
+    config.train.parallelism = "jit"
+    if DATA_DIR.value is not None:
+        config.data.dir = DATA_DIR.value
+    parts = assembly.build(config)
+    shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
+    if weights_file:
+        if not pathlib.Path(weights_file).is_file():
+            raise InputError(f"{weights_file} is no file: expected --weights=FILE.safetensors, see launch/export.py")
+        variables, found = Variables(*weights.load(weights_file, parts.classifier, shapes.params, shapes.state)), None
+    else:
+        if step not in ("latest", "best") and not step.isdecimal():
+            raise InputError(f"--step={step}: expected latest, best or the number of a saved step")
+        number = int(step) if step.isdecimal() else step
+        variables, found = checkpoint.restore_variables(workdir, number, shapes)
+    return parts, assembly.subject(parts, variables, workdir.resolve().name, found)
+
+
+def announce(parts: assembly.Parts, subject: Subject, names: list[str]) -> None:
+    """Say what is about to be done."""
+    where = f"step {subject.step}" if subject.step is not None else WEIGHTS.value
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(
+        f"model    {subject.name}, {where}, {subject.parameters:,} parameters, {subject.dtype}\n"
+        f"data     {parts.test.name} {parts.test.split}, {len(parts.test):,} images\n"
+        f"suites   {', '.join(names)}\n"
+        f"devices  {devices}",
+        flush=True,
+    )
+
+
+def show(workdir: pathlib.Path, records: list[Record], report: pathlib.Path) -> None:
+    """Print the numbers of these records, what is doubtful about them, and where everything is."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    written = run_files.read(workdir).records
+    fresh = {record.suite: written[record.suite] for record in records}
+    console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, tables.summary(fresh)))
+    if "transfer" in fresh:
+        matrix = fresh["transfer"]["tables"]["matrix"]
+        rows = [[row[0], *(tables.percent(cell) for cell in row[1:])] for row in matrix["rows"]]
+        console.print(tables.rich_table("accuracy (%) on images of the column", matrix["columns"], rows))
+    for record in records:
+        for text in record.warnings:
+            print(f"warning: {record.suite}: {text}", file=sys.stderr)
+        print(f"wrote {workdir / 'evaluation' / record.suite}.json")
+    print(f"wrote {report}")
+
+
+def split_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take --suite.FIELD=VALUE out of the arguments, which absl would refuse.
+
+    >>> split_overrides(["--suite=accuracy", "--suite.eps=4/255"])
+    (['--suite=accuracy'], {'eps': '4/255'})
+    """
+    rest, found = [], {}
+    for argument in arguments:
+        if match := re.fullmatch(r"--?suite\.(\w+)(?:=(.*))?", argument):
+            if match[2] is None:
+                raise InputError(f"{argument} has no value: write {argument}=VALUE")
+            found[match[1]] = match[2]
+        else:
+            rest.append(argument)
+    return rest, found
+
+
+if __name__ == "__main__":
+    try:
+        sys.argv[1:], overrides = split_overrides(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    command.run(lambda: main(overrides))

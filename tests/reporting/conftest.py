@@ -1,0 +1,154 @@
+"""A run folder as training and evaluation leave it, written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+BOXES = ["radius", "measure", "q1", "median", "q3", "whisker_low", "whisker_high", "mean", "variance", "outliers"]
+BOXES += ["count"]
+
+
+def estimate(value, count=50, kind="wilson"):
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "count": count, "interval": kind}
+
+
+def record(suite, **fields):
+    base = {
+        "format": 1,
+        "suite": suite,
+        "model": "net",
+        "dataset": "toy test",
+        "examples": 50,
+        "class_names": ["cat", "<dog>"],
+        "threat": "none",
+        "settings": {},
+        "metrics": {},
+        "protocols": {},
+        "curves": {},
+        "tables": {},
+        "checks": {},
+        "warnings": [],
+        "seconds": 1.5,
+        "attack_steps": 0,
+        "attack_steps_per_second": None,
+        "parameters": 1234567,
+        "dtype": "float32",
+        "step": 30,
+        "seed": 0,
+        "device": "1 x cpu (cpu)",
+        "commit": "c" * 40,
+        "config_hash": "0123456789ab",
+        "versions": {"jax": "0.0"},
+        "created": "2024-01-01T00:00:00Z",
+    }
+    return base | fields
+
+
+def fill(folder, *, eps="8/255", accuracy=0.9, rate=1000.0):
+    """Write a whole run."""
+    evaluation = folder / "evaluation"
+    evaluation.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"seed": 0, "method": {"name": "art"}, "data": {"name": "toy"}}))
+    (folder / "environment.json").write_text(json.dumps({"commit": "d" * 40, "devices": {"count": 1, "kind": "cpu"}}))
+    lines = [{"step": s, "epoch": s / 10, "loss": 1 / s, "learning_rate": 0.1} for s in (10, 20, 30)]
+    lines += [{"step": 30, "test_accuracy": 0.9, "odd": None}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "lo')
+    (folder / "throughput.jsonl").write_text(
+        "".join(json.dumps({"step": s, "images_per_second": rate * s}) + "\n" for s in (1, 2, 3))
+    )
+    protocol = f"PGD-20, Linf {eps}"
+    records = [
+        record(
+            "accuracy",
+            metrics={"accuracy": estimate(accuracy)},
+            protocols={"accuracy": "images as they are"},
+            tables={
+                "confusion": {"columns": ["label", "cat", "<dog>"], "rows": [["cat", 20, 5], ["<dog>", 0, 25]]},
+                "per_class": {
+                    "columns": ["class", "accuracy", "low", "high", "count"],
+                    "rows": [["cat", 0.8, 0.6, 0.9, 25], ["<dog>", 1.0, None, None, 25]],
+                },
+            },
+        ),
+        record(
+            "robustness",
+            threat=f"Linf {eps}",
+            settings={"eps": eps, "num_steps": [20], "sweep_steps": 20},
+            metrics={"accuracy": estimate(accuracy), "pgd_20": estimate(0.4), "worst_case": estimate(0.35)},
+            protocols={"accuracy": "images as they are", "pgd_20": protocol, "worst_case": "all"},
+            curves={
+                "linf": [{"label": f"{e}/255", "x": e / 255, "accuracy": estimate(0.9 - e / 20)} for e in (0, 4, 8)],
+                "l2": [{"label": str(e), "x": e, "accuracy": estimate(0.9 - e / 4)} for e in (0.0, 0.5, 1.0)],
+            },
+            checks={"inside_ball": True},
+            warnings=["gradients may be <masked>"],
+        ),
+        record(
+            "attribution",
+            threat=f"Linf {eps}",
+            settings={"eps": eps},
+            metrics={"IN": estimate(0.7, 8, "normal"), "K": estimate(0.6, 8, "normal"), "failed": estimate(0.1)},
+            protocols={"IN": "maps", "K": "maps", "failed": "maps"},
+            curves={
+                "linf": [
+                    {"label": f"{e}/255", "x": e / 255}
+                    | {m: estimate(0.9 - e / 20, 8) for m in ("IN", "K", "IN_logit", "K_logit")}
+                    for e in (2, 8)
+                ]
+            },
+            tables={
+                "boxes": {
+                    "columns": BOXES,
+                    "rows": [[eps, m, 0.5, 0.6, 0.7, 0.3, 0.9, 0.6, 0.01, 1, 8] for m in ("IN", "K")]
+                    + [[eps, "IN_logit", None, None, None, None, None, None, None, 0, 0]],
+                }
+            },
+        ),
+        record(
+            "transfer",
+            tables={"matrix": {"columns": ["evaluated", "crafted on a", "clean"], "rows": [["a", 0.123, 0.9]]}},
+        ),
+        record(
+            "localization",
+            metrics={"gt_known": estimate(0.5)},
+            protocols={"gt_known": "boxes"},
+            curves={
+                "threshold": [
+                    {"label": str(t), "x": t, "gt_known": estimate(0.5), "top1_localization": None} for t in (0.1, 0.2)
+                ]
+            },
+        ),
+    ]
+    for entry in records:
+        (evaluation / f"{entry['suite']}.json").write_text(json.dumps(entry))
+    rng = np.random.default_rng(0)
+    (evaluation / "attribution.csv").write_text("index,IN,K\n0,0.1,0.5\n1,,0.6\n2,0.6,0.7\n")
+    images = rng.random((3, 6, 6, 3))
+    np.savez(
+        evaluation / "attribution.npz",
+        image=images,
+        adv_image=images,
+        map=rng.random((3, 6, 6)),
+        adv_map=np.zeros((3, 6, 6)),
+        label=np.array([0, 1, 7]),
+        IN=np.array([0.5, np.nan, 1]),
+        K=np.array([0.5, np.nan, 1]),
+    )
+    boxes = np.tile([1.0, 1, 4, 4], (3, 1))
+    np.savez(
+        evaluation / "localization.npz", image=images[..., :1], heatmap=rng.random((3, 6, 6)), box=boxes, true_box=boxes
+    )
+    return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return fill(tmp_path / "run")
+
+
+@pytest.fixture
+def make_run():
+    return fill

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import base64
+import html.parser
+import json
+import pathlib
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from jrobust import evaluation
+from jrobust.data.source import from_arrays
+from jrobust.errors import InputError
+from jrobust.reporting import page, run_files, tables
+
+FIGURES = {
+    "training",
+    "confusion",
+    "robustness",
+    "attribution",
+    "attribution_boxes",
+    "gallery",
+    "localization",
+    "boxes",
+}
+
+
+class Collector(html.parser.HTMLParser):
+    """Balanced tags, sources and links of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.errors = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.errors.append(tag)
+
+
+def test_page_holds_all_figures_and_nothing_from_elsewhere(run_folder):
+    path = page.write(run_folder)
+    assert path == run_folder.resolve() / "report" / "index.html"
+    text = path.read_text()
+    found = {file.stem for file in path.parent.glob("*.png")}
+    assert found == FIGURES
+    parsed = Collector(text)
+    assert len(parsed.links) == len(FIGURES) and not parsed.errors and not parsed.open
+    pngs = {base64.b64encode(file.read_bytes()).decode() for file in path.parent.glob("*.png")}
+    assert {link.removeprefix("data:image/png;base64,") for link in parsed.links} == pngs
+    outside = re.sub(r"data:image/png;base64,[\w+/=]+", "", text)
+    assert not re.search(r"https?:|//\w|url\(|@import|<script|<link", outside)
+    for file in path.parent.glob("*.png"):
+        with PIL.Image.open(file) as image:
+            assert min(image.size) > 200
+
+
+def test_page_says_the_numbers(run_folder):
+    text = page.write(run_folder).read_text()
+    for expected in ("40.00", "35.00 to 45.00", "PGD-20", "12.30", "1,234,567", "2,000 images/s", "0123456789ab"):
+        assert expected in text, expected
+    assert text.count("images as they are") == 1  # the same accuracy is not told twice
+
+
+def test_text_of_users_is_escaped(run_folder):
+    text = page.write(run_folder).read_text()
+    assert "gradients may be &lt;masked&gt;" in text and "&lt;dog&gt;" in text
+    assert "<masked>" not in text and "<dog>" not in text
+
+
+def test_a_run_that_has_begun_has_a_page_too(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "gallery.png").write_text("of an earlier report")
+    text = page.write(tmp_path).read_text()
+    assert "Nothing was evaluated yet" in text and "launch/evaluate.py" in text
+    assert [file.name for file in (tmp_path / "report").glob("*.png")] == ["training.png"]
+
+
+def test_what_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="is no folder"):
+        page.write(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no run"):
+        page.write(tmp_path)
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(InputError, match=r"config.json is not JSON"):
+        page.write(tmp_path)
+
+
+def test_damaged_results_are_named(run_folder):
+    (run_folder / "evaluation" / "accuracy.json").write_text("{}")
+    with pytest.raises(InputError, match=r"accuracy.json is not an evaluation record"):
+        page.write(run_folder)
+    (run_folder / "evaluation" / "accuracy.json").unlink()
+    (run_folder / "metrics.jsonl").write_text('{"step": 1\n{"step": 2}\n')
+    with pytest.raises(InputError, match="line 1 is not JSON"):
+        page.write(run_folder)
+
+
+def test_a_line_that_is_being_written_is_left_out(run_folder):
+    assert [row["step"] for row in run_files.read(run_folder).metrics] == [10, 20, 30, 30]
+
+
+def test_templates_are_in_the_package():
+    folder = pathlib.Path(page.__file__).parent / "templates"
+    assert {file.name for file in folder.iterdir()} >= {"page.html", "compare.html", "style.html"}
+
+
+def test_page_takes_what_the_suites_write(tmp_path):
+    """The writer and the reader of records are two rooms; here they meet."""
+    source = from_arrays(np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1) * 5, [0, 1, 1], name="toy", split="test")
+    subject = evaluation.Subject(
+        "mine", ["a", "b"], lambda w, x, beta=None: x.mean((1, 2)) @ w, np.array([[-1.0, 1.0]])
+    )
+    settings = {
+        "batch_size": 3,
+        "robustness": {"num_steps": (1,), "sweep_linf": ("1/255",), "sweep_steps": 1},
+        "attribution": {"num_steps": 2, "num_points": 2, "chunk": 2, "top_k": 3, "sweep": ("1/255",)},
+    }
+    evaluation.run_suites(
+        ["accuracy", "robustness", "attribution"], subject, source, settings, tmp_path, progress=False
+    )
+    text = page.write(tmp_path).read_text()
+    assert {file.stem for file in (tmp_path / "report").glob("*.png")} >= {"confusion", "robustness", "gallery"}
+    stored = json.loads((tmp_path / "evaluation" / "robustness.json").read_text())["metrics"]["pgd_1"]["value"]
+    assert tables.percent(stored) in text
