@@ -168,6 +168,15 @@ def test_art_returns_the_admissible_iterate_of_lowest_tau(problem, attack):
     assert len(set(tau.argmin(0))) > 1  # the choice is each example's own
 
 
+def test_the_last_step_of_art_is_never_judged(problem, attack):
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(6))
+    starts = jax.vmap(linf(jnp.float32(EPS)).random_start)(keys, problem[1])
+    one_step = attack(dataclasses.replace(ART, num_steps=1))
+    np.testing.assert_allclose(one_step.adv_images, starts, atol=1e-7)
+    judged = attack(dataclasses.replace(ART, num_steps=1, judge_last=True))
+    assert (np.abs(judged.adv_images - starts).max((1, 2, 3)) > 0.01).any()
+
+
 def test_strict_returns_the_lowest_tau_of_all_its_runs(problem, attack):
     key = jax.random.key(0)
     iterates, tau = trajectories(problem, STRICT, [None, *(jax.random.fold_in(key, r) for r in range(3))])
