@@ -12,6 +12,7 @@ Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/rep
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import sys
@@ -55,6 +56,7 @@ def main(overrides: dict[str, str]) -> int:
     parts, subject = load(workdir, STEP.value, WEIGHTS.value)
     step = STEP.value if STEP.value == "best" else "latest"
     against = [load(pathlib.Path(folder), step)[1] for folder in AGAINST.value]
+    subject, *against = distinct([subject, *against], [workdir, *map(pathlib.Path, AGAINST.value)])
     announce(parts, subject, SUITE.value)
     devices = parallel.make_mesh()
     records = evaluation.run_suites(
@@ -95,6 +97,17 @@ def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[asse
         number = int(step) if step.isdecimal() else step
         variables, found = checkpoint.restore_variables(workdir, number, shapes)
     return parts, assembly.subject(parts, variables, workdir.resolve().name, found)
+
+
+def distinct(subjects: list[Subject], folders: list[pathlib.Path]) -> list[Subject]:
+    """Name models whose folders have the same name by the parent folder too."""
+    names = [subject.name for subject in subjects]
+    return [
+        dataclasses.replace(subject, name=f"{folder.resolve().parent.name}/{subject.name}")
+        if names.count(subject.name) > 1
+        else subject
+        for subject, folder in zip(subjects, folders, strict=True)
+    ]
 
 
 def announce(parts: assembly.Parts, subject: Subject, names: list[str]) -> None:

@@ -3,77 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jrobust import units
 from jrobust.attacks import attribution as attacks
-from jrobust.attributions import agreement, gradients, integrated
-from jrobust.errors import InputError, unknown
-from jrobust.evaluation import programs
+from jrobust.attributions import gradients
+from jrobust.errors import InputError
+from jrobust.evaluation import importance, programs
 from jrobust.evaluation.accuracy import joined, keep_valid
 from jrobust.evaluation.batches import batches, choose, image_shape
 from jrobust.evaluation.estimates import BOX_COLUMNS, box, mean, proportion
+from jrobust.evaluation.importance import Settings
 from jrobust.evaluation.progress import track
 from jrobust.evaluation.rate import Rate
 from jrobust.evaluation.record import Record
 from jrobust.evaluation.subject import Subject
 
-PRESETS = {"ifia_art": attacks.ifia_art, "ifia_strict": attacks.ifia_strict}
 MEASURES = ("IN", "K", "IN_logit", "K_logit")
 GALLERY = 8
 DEFAULTS = {"batch_size": 50, "examples": 1000}  # the attack holds batch_size * chunk images
 Columns = dict[str, np.ndarray]
-# Kendall on the device compares all pairs of pixels: from this many pixels on the host is used, in n log n.
-HOST_PIXELS = 4096
-DEVICE_PIXELS = 46_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The attack on the top k pixels (IFIA) and the maps; radii are text in pixel units of [0, 1].
-
-    Attributes:
-      preset: "ifia_art", the attack of the paper's released code, or "ifia_strict", a stronger one.
-      eps, step_size, num_steps, top_k: of the attack; `top_k` is also the k of IN.
-      num_points: points of the path of integrated gradients; `chunk` of them are in memory at once.
-      beta: sharpness of the softplus that replaces ReLU where the attack differentiates the map.
-      sweep: radii of the curve, same step size and number of steps; () for none.
-    """
-
-    preset: str = "ifia_art"
-    eps: str = "8/255"
-    step_size: str = "1/255"
-    num_steps: int = 50
-    top_k: int = 100
-    num_points: int = 100
-    chunk: int = 10
-    beta: float = 50.0
-    sweep: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        if self.preset not in PRESETS:
-            raise unknown("preset", self.preset, PRESETS)
-        for radius in (self.eps, self.step_size, *self.sweep):
-            units.parse(radius)
-        if min(self.num_steps, self.top_k, self.num_points, self.chunk) < 1:
-            raise InputError(
-                f"num_steps={self.num_steps}, top_k={self.top_k}, num_points={self.num_points}, chunk={self.chunk}:"
-                " expected numbers of at least 1"
-            )
-
-    def attack(self) -> attacks.IfiaSettings:
-        """Return the preset with these numbers."""
-        return PRESETS[self.preset](
-            eps=self.eps, step_size=units.number(self.step_size), num_steps=self.num_steps, top_k=self.top_k
-        )
 
 
 def check(settings: Settings, subject: Subject, source: Any) -> None:
@@ -84,7 +38,7 @@ def check(settings: Settings, subject: Subject, source: Any) -> None:
             f"top_k={settings.top_k} of images of {height} x {width} = {height * width} pixels: set top_k to at most"
             f" {height * width}, e.g. --suite.top_k={max(1, height * width // 10)}"
         )
-    if settings.attack().judge == "full" and height * width > DEVICE_PIXELS:
+    if settings.attack().judge == "full" and height * width > importance.DEVICE_PIXELS:
         raise InputError(
             f"preset {settings.preset!r} compares all pairs of pixels, too many in images of {height} x {width}: set"
             " preset to 'ifia_art'"
@@ -135,7 +89,6 @@ def run(
     check(settings, subject, source)
     begin, rate = time.perf_counter(), Rate()
     radii = sorted({units.parse(r): r for r in (*settings.sweep, settings.eps)}.items())
-    starts = settings.attack().random_starts + settings.attack().clean_start
     with jax.default_matmul_precision("highest"):
         order = correct_images(subject, source, examples, seed=seed, batch_size=batch_size, mesh=mesh)
         rows: list[Columns] = []
@@ -146,8 +99,8 @@ def run(
                 columns: dict[str, Any] = {"index": batch["index"], "label": batch["label"]}
                 count = int(np.sum(np.asarray(batch["valid"])))
                 for eps, radius in radii:
-                    with rate.timed("ifia", count * starts * settings.num_steps):
-                        result = jax.block_until_ready(_attack(subject, batch, key, float(eps), settings))
+                    with rate.timed("ifia", count * settings.gradient_steps()):
+                        result = jax.block_until_ready(importance.attack(subject, batch, key, float(eps), settings))
                     found = _columns(result, settings, batch, subject)
                     main = eps == units.parse(settings.eps)
                     columns |= {name if main else f"{name}_{radius}": column for name, column in found.items()}
@@ -187,64 +140,6 @@ def correct_images(
             f"{subject.name!r} classifies no image of {source.name} {source.split} correctly: none to attack"
         )
     return np.asarray(found[:examples] if examples else found)
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("settings", "on_host"))
-def _ifia(
-    logits, variables, images, labels, index, key, eps, *, settings: Settings, on_host: bool
-) -> attacks.IfiaResult:
-    def logits_fn(x):
-        return logits(variables, x)
-
-    def smooth_fn(x):
-        return logits(variables, x, beta=settings.beta)
-
-    attack = dataclasses.replace(settings.attack(), eps=eps)
-    path: dict[str, Any] = {"num_points": settings.num_points, "chunk": settings.chunk}
-    judge = integrated.ig_logit(logits_fn, labels, **path)
-    return attacks.ifia(
-        logits_fn,
-        images,
-        labels,
-        key,
-        judge=judge,
-        direction=integrated.ig_logit(smooth_fn, labels, detach_factor=attack.detach_factor, **path),
-        agreement=_Overlap() if on_host else agreement,
-        settings=attack,
-        metrics={"ce": integrated.ig_ce(logits_fn, labels, **path), "logit": judge},
-        index=index,
-    )
-
-
-class _Overlap:
-    """The measures of likeness without Kendall on all pixels, which is left to the host."""
-
-    top_k_intersection = staticmethod(agreement.top_k_intersection)
-    masked_kendall = staticmethod(agreement.masked_kendall)
-
-    @staticmethod
-    def kendall(reference: jax.Array, other: jax.Array) -> jax.Array:
-        return jnp.full(reference.shape[:-1], jnp.nan)
-
-
-def _attack(
-    subject: Subject, batch: dict[str, Any], key: jax.Array, eps: float, settings: Settings
-) -> attacks.IfiaResult:
-    pixels = batch["image"].shape[1] * batch["image"].shape[2]
-    on_host = pixels > HOST_PIXELS and settings.attack().judge == "top_k"
-    arguments = (batch["image"], batch["label"], batch["index"], key, jnp.float32(eps))
-    result = _ifia(
-        subject.logits, subject.variables, *arguments, settings=dataclasses.replace(settings, sweep=()), on_host=on_host
-    )
-    if not on_host:
-        return result
-    kendall = {}
-    with ThreadPoolExecutor() as pool:
-        for name in result.clean_maps:
-            pairs = zip(np.asarray(result.clean_maps[name]), np.asarray(result.adv_maps[name]), strict=True)
-            tau = np.array(list(pool.map(lambda pair: float(agreement.kendall_scipy(*pair)), pairs)), np.float32)
-            kendall[name] = np.where(np.asarray(result.failed), 1.0, tau)
-    return result._replace(kendall=kendall)
 
 
 def _columns(result: attacks.IfiaResult, settings: Settings, batch: dict[str, Any], subject: Subject) -> dict[str, Any]:

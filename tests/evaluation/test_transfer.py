@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jrobust.errors import InputError
-from jrobust.evaluation import robustness, transfer
+from jrobust.evaluation import attack, robustness, transfer
 
 SETTINGS = transfer.Settings(eps="16/255", step_size="4/255", num_steps=5)
 
@@ -39,6 +39,12 @@ def test_columns_craft_and_rows_are_evaluated(network, other, photos):
     assert [row[0] for row in table["rows"]] == ["network", "other"]
     own, foreign, clean = table["rows"][0][1:]
     assert own < foreign <= clean
+    images = photos.arrays()["image"].astype(np.float32) / 255
+    batch = {"image": images, "label": photos.labels, "index": np.arange(22, dtype=np.int32)}
+    crafted = attack.craft(other, batch, SETTINGS.attack(), jax.random.key(0))
+    predictions = network.logits(network.variables, crafted).argmax(1)
+    assert record.columns["network on other"].tolist() == (predictions == photos.labels).tolist()
+    assert record.columns["network on other"].tolist() != record.columns["other on network"].tolist()
     for name, estimate in record.metrics.items():
         assert estimate.value == record.columns[name].mean()
     # The images crafted on the other model are the same ones whoever is the subject.
