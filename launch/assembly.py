@@ -18,6 +18,7 @@ from jrobust.models.classifier import Classifier
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Batch, Method, Variables
 from jrobust.weights import load as weights
+from jrobust.weights import safetensors_file
 
 
 class Parts(NamedTuple):
@@ -85,6 +86,22 @@ def subject(parts: Parts, variables: Variables, name: str, step: int | None = No
     """Return the model as the evaluation suites take it."""
     return evaluation.Subject(
         name, parts.train.class_names, parts.method.logits, variables, dtype=parts.config.model.dtype, step=step
+    )
+
+
+def export(parts: Parts, variables: Variables, step: int, output: pathlib.Path, **measured: float) -> dict[str, Any]:
+    """Write the weights with what one must know to use them; return their manifest. `measured` goes into it."""
+    method = parts.config.method
+    return safetensors_file.write(
+        output,
+        parts.classifier.with_axis(None),
+        variables.params,
+        variables.state,
+        model=parts.config.model.to_dict(),
+        class_names=parts.train.class_names,
+        data_set=parts.config.data.name,
+        threat_model=f"Linf {method.eps}" if "eps" in method else "",
+        extra={"method": method.to_dict(), "step": step, "seed": parts.config.seed} | measured,
     )
 
 

@@ -17,6 +17,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks on start-up; errors still show
@@ -109,6 +110,8 @@ def _parse(arguments: list[str]) -> list[str]:
     set_up()
     try:
         rest = FLAGS(arguments)
+    except SystemExit:
+        sys.exit(0)  # --help, which absl counts as a failure
     except (flags.Error, AttributeError, KeyError) as error:
         raise _flag_error(error) from error
     if len(rest) > 1:
@@ -161,7 +164,8 @@ def _unknown_key(error: Exception, text: str) -> InputError:
         if match is None:
             continue
         # Read once more: the flag has no value when one of its overrides is wrong.
-        section, path = FLAGS["config"].parser.parse(config_argument()), match[1].split(".")
+        section: Any = FLAGS["config"].parser.parse(config_argument())
+        path = match[1].split(".")
         for depth, key in enumerate(path):
             if not hasattr(section, "keys"):
                 return InputError(f"{'.'.join(path[:depth])} is no section of the config: it has no key {key!r}")

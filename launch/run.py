@@ -15,6 +15,8 @@ from __future__ import annotations
 import pathlib
 import sys
 import time
+from collections.abc import Iterable
+from typing import Any
 
 # isort: off
 import command  # first: it makes the rest importable
@@ -24,19 +26,19 @@ import assembly
 import jax
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from jrobust import data, evaluation
 from jrobust.errors import InputError
 from jrobust.evaluation import suites
 from jrobust.evaluation.record import Record, config_hash
-from jrobust.reporting import page
+from jrobust.reporting import page, run_files, tables
 from jrobust.training import durations, loop, parallel, run_folder
+from jrobust.training.method import Variables
 from jrobust.training.progress import duration
 from jrobust.training.state import count_parameters
-from jrobust.weights import safetensors_file
 
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; by default runs/<config>-<variant>-<seed>")
+EXPORTED = "export/model.safetensors"
 
 
 def main() -> int:
@@ -44,11 +46,17 @@ def main() -> int:
     start = time.perf_counter()
     config = command.FLAGS.config
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs", assembly.run_name(command.config_argument(), config)))
-    for suite in config.evaluation.after_training:  # a wrong setting is found now, not after the training
-        suites.settings_of(suite, config.evaluation.get(suite) or {})
     parts = assembly.build(config)
     run_folder.check_config(workdir, config.to_dict())
     mesh = parallel.make_mesh()
+
+    def test_batches() -> Iterable[Any]:
+        limit = config.train.evaluate_examples or None
+        crop = config.data.augment.crop_size
+        return data.evaluation_batches(parts.test, config.evaluation.batch_size, limit, crop_size=crop)
+
+    check_evaluation(parts)
+    test_batches()
     batches = data.TrainBatches(parts.train, config.train.batch_size, config.seed, resident=config.data.resident)
     announce(parts, batches.steps_per_epoch, mesh, workdir)
     summary = loop.train(
@@ -57,12 +65,7 @@ def main() -> int:
         workdir,
         batches=batches,
         prepare=data.make_prepare(config.data.augment),
-        test_batches=lambda: data.evaluation_batches(
-            parts.test,
-            config.evaluation.batch_size,
-            config.train.evaluate_examples or None,
-            crop_size=config.data.augment.crop_size,
-        ),
+        test_batches=test_batches,
         mesh=mesh,
         initialize=assembly.first_variables(parts),
     )
@@ -71,10 +74,19 @@ def main() -> int:
         print(f"stopped and saved at step {summary.step} of {summary.total_steps}; the same command goes on from there")
         return 128 + summary.signal
     records = evaluate(parts, summary, workdir, mesh)
-    exported = export(parts, summary, workdir)
-    report = page.write(workdir)
-    show(summary, records, [workdir, exported, report], time.perf_counter() - start)
+    assembly.export(parts, summary.train_state.variables, summary.step, workdir / EXPORTED, **summary.metrics)
+    page.write(workdir)
+    show(summary, records, workdir, time.perf_counter() - start)
     return 0
+
+
+def check_evaluation(parts: assembly.Parts) -> None:
+    """Raise now what would stop the evaluation after the training: an unknown suite, a setting that cannot be."""
+    settings, subject = parts.config.evaluation.to_dict(), assembly.subject(parts, Variables({}, {}), "model")
+    for name in settings["after_training"]:
+        chosen = suites.settings_of(name, settings.get(name) or {})
+        if check := getattr(suites.SUITES[name], "check", None):
+            check(chosen, subject, parts.test)
 
 
 def announce(parts: assembly.Parts, steps_per_epoch: int, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> None:
@@ -128,43 +140,22 @@ def previous(workdir: pathlib.Path, suite: str, step: int) -> Record | None:
     return record if record.step == step and record.config_hash == config_hash(workdir) else None
 
 
-def export(parts: assembly.Parts, summary: loop.Summary, workdir: pathlib.Path) -> pathlib.Path:
-    """Write the weights of the last state, with what one must know to use them."""
-    path = workdir / "export" / "model.safetensors"
-    method = parts.config.method
-    params, batch_stats = summary.train_state.variables
-    safetensors_file.write(
-        path,
-        parts.classifier.with_axis(None),
-        params,
-        batch_stats,
-        model=parts.config.model.to_dict(),
-        class_names=parts.train.class_names,
-        data_set=parts.config.data.name,
-        threat_model=f"Linf {method.eps}" if "eps" in method else "",
-        extra={"method": method.to_dict(), "step": summary.step, "seed": parts.config.seed} | summary.metrics,
-    )
-    return path
-
-
-def show(summary: loop.Summary, records: list[Record], paths: list[pathlib.Path], seconds: float) -> None:
+def show(summary: loop.Summary, records: list[Record], workdir: pathlib.Path, seconds: float) -> None:
     """Print the numbers and where everything is."""
-    table = Table("suite", "metric", "value", "95 % interval", "examples")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    written = run_files.read(workdir).records
+    rows = tables.summary({record.suite: written[record.suite] for record in records})
+    console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, rows))
     for record in records:
-        for name, estimate in record.metrics.items():
-            table.add_row(
-                record.suite,
-                name,
-                f"{estimate.value:.4f}",
-                f"{estimate.low:.4f} to {estimate.high:.4f}",
-                str(estimate.count),
-            )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        for text in record.warnings:
+            print(f"warning: {record.suite}: {text}", file=sys.stderr)
     trained = summary.step - summary.resumed_from
     print(f"{trained:,} steps in {duration(summary.seconds)}, everything in {duration(seconds)}")
-    print("wrote " + "\n      ".join(str(path) for path in paths))
+    names = ("checkpoints", "metrics.jsonl", "evaluation", EXPORTED, "report/index.html")
+    print("wrote " + "\n      ".join(str(workdir / name) for name in names if (workdir / name).exists()))
 
 
 if __name__ == "__main__":
     command.define_config()
+    flags.declare_key_flag("config")
     command.run(main)
