@@ -6,7 +6,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
+from jrobust.attributions import integrated
 from jrobust.errors import InputError
 from jrobust.evaluation import Subject, attribution, importance
 from jrobust.evaluation.estimates import mean
@@ -73,6 +75,19 @@ def test_gallery_holds_the_first_examples(network, photos):
     change = np.abs(arrays["adv_image"] - arrays["image"]).max()
     assert 0 < change <= 8 / 255 + 1e-6
     np.testing.assert_array_equal(arrays["image"], photos.arrays()["image"][arrays["index"]].astype(np.float32) / 255)
+
+
+def test_headline_is_on_maps_of_the_cross_entropy(network, photos):
+    record = attribution.run(network, photos, SETTINGS, batch_size=8, examples=8, progress=False)
+    pair = record.arrays["image"], record.arrays["adv_image"]
+    for suffix, make in (("", integrated.ig_ce), ("_logit", integrated.ig_logit)):
+        maps = make(lambda x: network.logits(network.variables, x), record.arrays["label"], num_points=4)
+        clean, moved = (np.asarray(maps(images)) for images in pair)
+        top, top_moved = (np.argsort(-m, axis=1)[:, :6] for m in (clean, moved))
+        overlap = [len({*a} & {*b}) / 6 for a, b in zip(top.tolist(), top_moved.tolist(), strict=True)]
+        taus = [scipy.stats.kendalltau(a, b).statistic for a, b in zip(clean, moved, strict=True)]
+        np.testing.assert_allclose(record.columns[f"IN{suffix}"], overlap, atol=1e-6)
+        np.testing.assert_allclose(record.columns[f"K{suffix}"], taus, atol=0.01)
 
 
 def test_maps_on_the_host_give_the_same_kendall(network, photos, monkeypatch):
