@@ -88,7 +88,7 @@ def test_direction_of_the_attack_on_attributions(problem, detach_factor):
     )
     np.testing.assert_array_equal(jax.lax.top_k(saliency(jnp.asarray(images)), K)[1], top)
     mass = lambda x: jnp.take_along_axis(saliency(x), jnp.asarray(top.flip(0)), 1).sum()
-    ours = jax.grad(mass)(jnp.asarray(images))
+    ours = jax.jit(jax.grad(mass))(jnp.asarray(images))
     np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(np.sign(ours), expected.sign().numpy())
 
@@ -128,17 +128,19 @@ def test_targeted_dombrowski(problem):
         jnp.asarray(labels),
         baseline=jnp.asarray(mean),
         num_points=POINTS,
+        unroll=False,
     )(x)
-    result = targeted_dombrowski(
+    attack = lambda images: targeted_dombrowski(
         lambda x, beta: jax_logits(x, relu if beta is None else beta),
         saliency,
-        jnp.asarray(images),
+        images,
         jnp.asarray(h_target) * 25,
         mean=mean,
         std=std,
         num_steps=steps,
         learning_rate=0.02,
     )
+    result = jax.jit(attack)(jnp.asarray(images))
     np.testing.assert_allclose(result.adv_images, (z * scale + shift).detach(), atol=1e-7)
 
 
