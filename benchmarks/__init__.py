@@ -1,0 +1,1 @@
+"""Programs that measure how fast this library is, and beside what."""

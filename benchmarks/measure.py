@@ -1,0 +1,271 @@
+"""What the benchmarks share: timing, FLOPs, the device's measured matrix rate, one table and one JSON line a row.
+
+* A program is compiled ahead of time (its seconds are a column of their own), run once to warm up, and timed to the end
+  of its computation. Programs that are compared are timed in turns, A B C A B C, so that a busy machine hurts all.
+* FLOPs are the compiler's count for the program with its loops unrolled: it counts the body of a rolled loop once. It
+  counts a multiplication and an addition as two, and leaves out multiplications with the zeros of a padding.
+* The share is FLOPs / median seconds over the rate of the best of some large matrix products of the same type, measured
+  in the same process, in turns with the rows. The floor is the time that the passes counted by hand would take at it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jrobust import loops
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Columns of the table: heading, key of the row, format.
+COLUMNS = (
+    ("program", "name", "{}"),
+    ("dtype", "dtype", "{}"),
+    ("images/s", "images_per_second", "{:.4g}"),
+    ("attack steps/s", "attack_steps_per_second", "{:.4g}"),
+    ("s (median)", "seconds_median", "{:.4g}"),
+    ("quartiles", "seconds_quartiles", "{:.4g}"),
+    ("compile s", "compile_seconds", "{:.1f}"),
+    ("GFLOP", "flops", "{:.4g}"),
+    ("passes", "passes", "{:.1f}"),
+    ("floor s", "floor_seconds", "{:.3g}"),
+    ("% of matmul", "share", "{:.0f}"),
+    ("MiB", "program_bytes", "{:.0f}"),
+)
+_UNITS = {"flops": 1e-9, "share": 100, "program_bytes": 2**-20}
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of every repetition of one program, by the clock and of all cores' work for this process."""
+
+    seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
+
+    def quantile(self, q: float) -> float:
+        """Return a quantile; 0.5 is the median."""
+        return float(np.quantile(self.seconds, q))
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields of a row that hold them."""
+        return {
+            "seconds_median": self.quantile(0.5),
+            "seconds_quartiles": (self.quantile(0.25), self.quantile(0.75)),
+            "seconds_all": self.seconds,
+            "cpu_seconds_median": float(np.median(self.cpu_seconds)),
+        }
+
+
+def in_turns(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
+    """Time every program `repeats` times in turns, after one call of each that is not counted.
+
+    A program returns arrays, which are waited for, or has finished when it returns.
+    """
+    for program in programs.values():
+        jax.block_until_ready(program())
+    clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            begin = time.perf_counter(), time.process_time()
+            jax.block_until_ready(program())
+            clocks[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+    return {name: Timing(*zip(*values, strict=True)) for name, values in clocks.items()}
+
+
+def ratio(numerator: Timing, denominator: Timing) -> tuple[float, float, float]:
+    """Return first quartile, median and third quartile of the ratio of seconds, paired by turn."""
+    ratios = np.asarray(numerator.seconds) / np.asarray(denominator.seconds)
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    return float(low), float(middle), float(high)
+
+
+@contextlib.contextmanager
+def unrolled() -> Iterator[None]:
+    """Trace every loop of the library unrolled, whatever the device."""
+    with mock.patch.object(loops, "unrolled", lambda unroll=None: True):
+        yield
+
+
+def flops(function: Callable, *arguments: Any) -> float | None:
+    """Return the compiler's FLOPs of one call on these arguments (arrays or shapes), loops unrolled; None if unknown.
+
+    The program is lowered only, not compiled. With arguments on several devices the count is of all of them.
+    """
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jax.dtypes.result_type(a)), arguments)
+    with unrolled():
+        # A new function: a traced one would come from the cache in the form in which its loops were first traced.
+        analysis = jax.jit(lambda *a: function(*a)).lower(*shapes).cost_analysis()
+    return float(analysis["flops"]) if analysis and analysis.get("flops", 0) > 0 else None
+
+
+def compile_ahead(function: Callable, *arguments: Any) -> tuple[jax.stages.Compiled, float]:
+    """Return the compiled program and the seconds of tracing and compiling it; `function` is jitted or mapped."""
+    begin = time.perf_counter()
+    compiled = function.lower(*arguments).compile()  # type: ignore[attr-defined]
+    return compiled, time.perf_counter() - begin
+
+
+def program_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """Return the compiler's plan of memory on one device: arguments, results and temporaries; None if unknown."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    used = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return int(used - plan.alias_size_in_bytes)
+
+
+def peak_bytes() -> int | None:
+    """Return the allocator's highest mark on the first device since the process began; None on CPU."""
+    stats = jax.devices()[0].memory_stats()
+    return stats.get("peak_bytes_in_use") if stats else None
+
+
+def matrix_product(dtype: str, *, least_seconds: float = 0.02, largest: int = 16384) -> tuple[Callable[[], Any], float]:
+    """Return a program that multiplies two square matrices of `dtype` on one device, and its FLOPs.
+
+    The side is the smallest power of two, from 512, whose product takes `least_seconds`.
+    """
+    multiply = jax.jit(jnp.matmul)
+    side = 512
+    while True:
+        left, right = (jax.random.normal(jax.random.key(i), (side, side), dtype) for i in (0, 1))
+        product = functools.partial(multiply, left, right)
+        if side >= largest or min(in_turns({"matmul": product}, 2)["matmul"].seconds) >= least_seconds:
+            return product, 2.0 * side**3
+        side *= 2
+
+
+def rates(row: Mapping[str, Any], *, matrix_rate: float, forward_flops: float | None, counted: float) -> dict[str, Any]:
+    """Return what follows from a row's `seconds_median`, `batch`, `steps` and `flops`.
+
+    Args:
+      row: `steps` is the number of gradient evaluations of the attack, 0 without one.
+      matrix_rate: FLOP/s of the matrix product, over all devices.
+      forward_flops: of one forward pass of the batch.
+      counted: the forward passes' worth of convolutions that the program needs, counted by hand.
+    """
+    seconds, work = row["seconds_median"], row.get("flops")
+    return {
+        "images_per_second": row["batch"] / seconds,
+        "attack_steps_per_second": row["batch"] * row["steps"] / seconds if row["steps"] else None,
+        "forward_flops": forward_flops,
+        "passes": work / forward_flops if work is not None and forward_flops is not None else None,
+        "passes_counted": counted,
+        "matrix_flops_per_second": matrix_rate,
+        "floor_seconds": forward_flops * counted / matrix_rate if forward_flops is not None else None,
+        "share": work / seconds / matrix_rate if work is not None else None,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what a row has to say about where it was measured."""
+    device = jax.devices()[0]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device.device_kind,
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in ("jax", "jaxlib", "flax", "numpy", "torch")},
+        "commit": _commit(),
+    }
+
+
+def load_average() -> float | None:
+    """Return the machine's load of the last minute: runnable processes, this one among them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def is_busy(row: Mapping[str, Any]) -> bool:
+    """Return whether a CPU had other work, more than half a process a core, when the row's measurement began."""
+    return row["platform"] == "cpu" and (row["load_before"] or 0) > 0.5 * row["cpu_cores"]
+
+
+def write(rows: Sequence[Mapping[str, Any]], name: str, output: str) -> pathlib.Path:
+    """Write the rows as JSON lines to `output`, by default benchmarks/results/<date>-<device>-<name>.json."""
+    path = pathlib.Path(output) if output else ROOT / "benchmarks" / "results" / _file_name(rows[0], name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    return path
+
+
+def console() -> Console:
+    """Return a console that is wide enough for the table, also where the output is no terminal."""
+    return Console(width=max(Console().width, 160))
+
+
+def report(rows: Sequence[Mapping[str, Any]], title: str, console: Console, notes: Sequence[str] = ()) -> None:
+    """Print the rows as a table, and below it where and when they were measured."""
+    table = Table(title=title)
+    for heading, _, _ in COLUMNS:
+        table.add_column(heading, justify="left" if heading in ("program", "dtype") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(row.get(key), form, _UNITS.get(key, 1)) for _, key, form in COLUMNS))
+    console.print(table)
+    first, last = rows[0], rows[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items() if version)
+    rate = {row["dtype"]: row["matrix_flops_per_second"] for row in rows}
+    lines = [
+        f"{first['model']}, batch {first['batch']}; {first['devices']} x {first['device']}, {first['cpu_cores']} CPU "
+        f"cores; {versions}; commit {first['commit'] or 'unknown'}",
+        "matrix product in this process: "
+        + ", ".join(f"{value / 1e9:.4g} GFLOP/s in {dtype}" for dtype, value in rate.items()),
+        f"load average before {_cell(first['load_before'], '{:.2f}')}, after {_cell(last['load_after'], '{:.2f}')}",
+        *notes,
+    ]
+    if is_busy(first):
+        lines.append("THE MACHINE WAS BUSY before this began: these numbers say that it runs, not how fast")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _cell(value: Any, form: str, unit: float = 1) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple | list):
+        return " .. ".join(form.format(v) for v in value)
+    return form.format(value if isinstance(value, str) else value * unit)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the short commit of this repository, with a + where files differ from it; None outside git."""
+    try:
+        run = [
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run[0] + ("+" if run[1] else "")
+
+
+def _file_name(row: Mapping[str, Any], name: str) -> str:
+    device = f"cpu-{row['cpu_cores']}-cores" if row["platform"] == "cpu" else f"{row['devices']}x-{row['device']}"
+    return f"{row['date'][:10]}-{re.sub(r'[^a-z0-9]+', '-', device.lower())}-{name}.json"

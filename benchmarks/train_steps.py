@@ -1,0 +1,182 @@
+"""How fast one training step runs: natural, PGD-10 and ART, as `launch/run.py` compiles them.
+
+    python benchmarks/train_steps.py                                     # WRN-28-10, float32 and bfloat16
+    python benchmarks/train_steps.py --model=wrn-16-4 --batch=128 --mode=pmap
+    python benchmarks/train_steps.py --local                             # tiny, under two minutes on two cores
+
+The methods are those of configs/art_cifar10.py (ART: three steps on the attribution; PGD: ten steps), with its
+augmentation and SGD, on random images that lie on the device. A step is the whole compiled program: gather, augment,
+attack, gradient, update; it runs over all devices. The three methods are measured in turns.
+
+It prints a table: images/s, attack steps/s (images x gradient evaluations of the attack / s), median and quartiles of
+the seconds of one step, seconds to compile, GFLOP as the compiler counts them, the cost in forward passes, the floor
+(the passes counted by hand at the device's measured matrix rate), the share of that rate, and the memory the compiler
+plans; then what a step costs beside a natural one; device, versions, commit and load. The same is written as JSON
+lines, one a row; `benchmarks/measure.py` says how each number is made.
+
+Counted by hand, in forward passes: natural 3; PGD-k 2 k + 3; ART with a steps 2 + 6 a + 18 + 3, where 6 is a forward
+pass, two pullbacks and the reverse of these three in the input, and 18 the same and the reverse in the weights (9) for
+twice the images.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from benchmarks import measure, options
+from configs import art_cifar10
+from jrobust import methods
+from jrobust.data.pipeline import make_prepare
+from jrobust.errors import InputError
+from jrobust.training import optimizers, parallel
+from jrobust.training import state as train_states
+from jrobust.training.step import make_train_step
+
+VARIANTS = ("natural", "pgd", "art")
+RESIDENT_BATCHES = 4  # of images on the device
+
+
+class Program(NamedTuple):
+    """One compiled training step."""
+
+    run: Callable[[], Any]  # takes the next step
+    steps: int  # of the attack
+    fields: dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, print and write; return the rows."""
+    parser = options.parser(__doc__ or "")
+    parser.add_argument("--mode", default="jit", help=" or ".join(parallel.MODES))
+    chosen = options.resolve(parser.parse_args(arguments), local_model="small_cnn")
+    parallel.axis_name(chosen.mode)  # raises for a name that is none
+    parallel.check_divisible(chosen.batch, parallel.make_mesh())
+    console = measure.console()
+    load_before = measure.load_average()  # once: later it is this program's own work
+    rows = [row for dtype in chosen.dtype for row in rows_of(chosen, dtype, console)]
+    rows = [row | {"load_before": load_before, "load_after": measure.load_average()} for row in rows]
+    measure.report(rows, "training steps", console, notes(rows))
+    console.print(f"wrote {measure.write(rows, 'train_steps', chosen.output)}", soft_wrap=True, highlight=False)
+    return rows
+
+
+def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
+    """Measure the three steps in one type, in turns."""
+    programs = {}
+    for variant in VARIANTS:
+        console.print(f"{chosen.model} in {dtype}: compiling {variant}", highlight=False)
+        programs[variant] = compile_step(variant, chosen.model, dtype, chosen.batch, chosen.mode)
+    product, product_flops = measure.matrix_product(dtype)
+    console.print(f"{chosen.model} in {dtype}: measuring", highlight=False)
+    timings = measure.in_turns(
+        {"matrix product": product} | {name: p.run for name, p in programs.items()}, chosen.repeats
+    )
+    matrix_rate = jax.device_count() * product_flops / min(timings["matrix product"].seconds)
+    forward = forward_flops(chosen.model, dtype, chosen.batch)
+    rows = []
+    for name, program in programs.items():
+        row = {"name": name, "program": name, "model": chosen.model, "dtype": dtype, "mode": chosen.mode}
+        row |= {"batch": chosen.batch, "steps": program.steps} | timings[name].row() | program.fields
+        row |= measure.rates(row, matrix_rate=matrix_rate, forward_flops=forward, counted=passes(name, program.steps))
+        rows.append(row | measure.machine())
+    for row in rows:
+        row["seconds_over_natural"] = measure.ratio(timings[row["name"]], timings["natural"])
+    return rows
+
+
+def passes(variant: str, steps: int) -> float:
+    """Return the forward passes' worth of convolutions in a step, counted by hand as at the top of this file.
+
+    >>> passes("natural", 0), passes("pgd", 10), passes("art", 3)
+    (3.0, 23.0, 41.0)
+    """
+    return {"natural": 3.0, "pgd": 2.0 * steps + 3, "art": 2.0 + 6 * steps + 18 + 3}[variant]
+
+
+def make_method(variant: str, model: str, dtype: str, axis_name: str | None = None) -> Any:
+    """Return the method of configs/art_cifar10.py on the model, dropout included."""
+    config = art_cifar10.get_config(f"variant={variant}")
+    classifier = options.classifier(model, dtype, dropout=config.model.dropout)
+    return methods.build(config.method, classifier.with_axis(axis_name))
+
+
+def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) -> Program:
+    """Compile the step over all devices and place what it needs."""
+    config = art_cifar10.get_config(f"variant={variant}")
+    axis = parallel.axis_name(mode)
+    method = make_method(variant, model, dtype, axis)
+    variables = method.init(jax.random.key(0), {})
+    tx = optimizers.build(config.optimizer, variables.params, steps_per_epoch=100).tx
+    prepare = make_prepare(config.data.augment)
+    step = parallel.parallelize(make_train_step(method, tx, prepare, axis), parallel.make_mesh(), mode)
+
+    rng = np.random.default_rng(0)
+    count = RESIDENT_BATCHES * batch
+    resident = {
+        "image": rng.integers(0, 256, (count, *options.INPUT_SHAPE), np.uint8),
+        "label": rng.integers(0, options.NUM_CLASSES, count, np.int32),
+    }
+    start = train_states.create(variables, tx)
+    state, resident, key = (step.replicate(tree) for tree in (start, resident, jax.random.key(1)))
+    placed = [
+        step.shard({"index": np.arange(i * batch, (i + 1) * batch, dtype=np.int32)}) for i in range(RESIDENT_BATCHES)
+    ]
+    compiled, seconds = measure.compile_ahead(step.step, state, placed[0], resident, key)
+    whole = make_train_step(make_method(variant, model, dtype), tx, prepare)  # the work of all devices together
+    fields = {
+        "compile_seconds": seconds,
+        "flops": measure.flops(whole, state, {"index": jnp.arange(batch)}, resident, key),
+        "program_bytes": measure.program_bytes(compiled),
+        "peak_bytes": measure.peak_bytes(),
+    }
+
+    done = 0
+
+    def run() -> Any:
+        nonlocal state, done
+        state, metrics = compiled(state, placed[done % RESIDENT_BATCHES], resident, key)  # the old state is donated
+        done += 1
+        return metrics
+
+    return Program(run, getattr(method, "num_steps", 0), fields)
+
+
+def forward_flops(model: str, dtype: str, batch: int) -> float | None:
+    """Return the compiler's FLOPs of one forward pass in train mode."""
+    classifier = make_method("natural", model, dtype).classifier
+    params, batch_stats = jax.eval_shape(classifier.init, jax.random.key(0))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+    images = jax.ShapeDtypeStruct((batch, *options.INPUT_SHAPE), jnp.float32)
+    return measure.flops(
+        lambda p, s, x, k: classifier.apply(p, s, x, train=True, keys=k).logits, params, batch_stats, images, keys
+    )
+
+
+def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for every step but the natural: its seconds over a natural step's."""
+    lines = []
+    for row in rows:
+        if row["name"] != "natural":
+            low, middle, high = row["seconds_over_natural"]
+            lines.append(
+                f"{row['dtype']} {row['name']}: {middle:.1f} times the seconds of a natural step (quartiles {low:.1f} "
+                f".. {high:.1f}); {row['passes_counted'] / 3:.1f} by passes"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
