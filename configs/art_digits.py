@@ -18,13 +18,14 @@ def get_config(argument: str = ""):
 
     config.data.name = "digits"
 
-    config.model = {"name": "small_cnn", "dtype": "float32", "weights": ""}
+    config.model = {"name": "small_cnn", "width": 16, "dtype": "float32", "weights": ""}
     config.model.mean = config.model.std = ()  # measured on the training set
 
+    # Chosen on these digits: with the lambda of 0.5 and the mask of CIFAR-10 the maps hardly align in 40 epochs.
     config.method = art.method(
         args["variant"],
         pgd={"eps": "0.1", "step_size": "0.025", "num_steps": 7},
-        art={"eps": "0.1", "step_size": "0.02", "mask_size": 21},  # a third of the 64 pixels, as on CIFAR-10
+        art={"eps": "0.1", "step_size": "0.02", "mask_size": 0, "attribution_weight": 3.0},
     )
 
     config.train.batch_size = 64
@@ -36,7 +37,7 @@ def get_config(argument: str = ""):
     config.optimizer.update(
         {"learning_rate": 0.1, "weight_decay": 2e-4, "drop_epochs": (20, 32), "drop_factors": (0.1, 0.1)}
     )
-    art.evaluation(config, top_k=8, attack_steps=50)
+    art.evaluation(config, top_k=16, attack_steps=50)  # a quarter of the pixels: about the stroke
     config.evaluation.robustness.update({"eps": "0.1", "step_size": "0.025"})
     config.evaluation.robustness.sweep_linf = ("0.025", "0.05", "0.1", "0.15")
     config.evaluation.attribution.update(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 
 from jrobust.errors import InputError, unknown
 
 
-def arguments(text: str | None, **defaults: str | bool) -> dict[str, str | bool]:
+def arguments(text: str | None, **defaults: str | bool) -> dict[str, Any]:
     """Read the words behind the colon of `--config=FILE:word,name=value` against their defaults.
 
     A default of type bool is a switch (`runlocal`), any other is set by `name=value`.
@@ -15,7 +17,7 @@ def arguments(text: str | None, **defaults: str | bool) -> dict[str, str | bool]
     >>> arguments("variant=pgd,runlocal", variant="art", runlocal=False)
     {'variant': 'pgd', 'runlocal': True}
     """
-    values = dict(defaults)
+    values: dict[str, Any] = dict(defaults)
     for word in filter(None, (text or "").split(",")):
         name, equals, value = word.partition("=")
         if name not in defaults:
@@ -58,7 +60,7 @@ def base() -> ml_collections.ConfigDict:
     config.train.steps = 0
     config.train.examples = 0
     config.train.epochs = 0.0
-    config.train.parallelism = "jit"  # or "pmap": same step, same state, same numbers
+    config.train.parallelism = "jit"  # or "pmap": same step, same state, same numbers up to rounding
     config.train.log_every_steps = 50
     config.train.evaluate_every_epochs = 1.0
     config.train.evaluate_examples = 1000  # of the test split, during training; 0 for all of it

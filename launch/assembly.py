@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -47,7 +47,7 @@ def build(config: Any) -> Parts:
     if section.balance_to:
         train = data.balanced(train, section.balance_to, config.seed)
     classifier = network(config, train)
-    return Parts(config, train, test, classifier, cast(Method, methods.build(config.method, classifier)))
+    return Parts(config, train, test, classifier, methods.build(config.method, classifier))
 
 
 def network(config: Any, source: data.Source) -> Classifier:
@@ -82,11 +82,17 @@ def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | N
     return initialize
 
 
-def subject(parts: Parts, variables: Variables, name: str, step: int | None = None) -> evaluation.Subject:
-    """Return the model as the evaluation suites take it."""
-    return evaluation.Subject(
-        name, parts.train.class_names, parts.method.logits, variables, dtype=parts.config.model.dtype, step=step
-    )
+def subject(
+    parts: Parts, variables: Variables, name: str, step: int | None = None, dtype: str = "float32"
+) -> evaluation.Subject:
+    """Return the model as the evaluation suites take it: the same variables, computed in `dtype`.
+
+    Evaluation is in float32 unless asked otherwise, whatever the network was trained in.
+    """
+    config = parts.config.copy_and_resolve_references().unlock()
+    config.model.dtype = dtype
+    method = methods.build(config.method, network(config, parts.train))
+    return evaluation.Subject(name, parts.train.class_names, method.logits, variables, dtype=dtype, step=step)
 
 
 def export(parts: Parts, variables: Variables, step: int, output: pathlib.Path, **measured: float) -> dict[str, Any]:
@@ -121,6 +127,19 @@ def read_config(workdir: str | pathlib.Path) -> Any:
     return config.lock()
 
 
+def reopen(workdir: str | pathlib.Path, data_dir: str | None = None) -> tuple[Parts, Variables]:
+    """Return the parts of a run from its config.json, and the shapes of its variables.
+
+    `data_dir` is where the data are now, if not where they were.
+    """
+    config = read_config(workdir)
+    if data_dir is not None:
+        config.data.dir = data_dir
+    config.train.parallelism = "jit"
+    parts = build(config)
+    return parts, jax.eval_shape(parts.method.init, jax.random.key(0), {})
+
+
 def restore(
     workdir: str | pathlib.Path, step: int | str = "latest", data_dir: str | None = None
 ) -> tuple[Parts, Variables, int]:
@@ -129,14 +148,9 @@ def restore(
     Args:
       workdir: the run's folder.
       step: "latest", "best" or a saved step.
-      data_dir: where the data are now, if not where they were.
+      data_dir: as for `reopen`.
     """
-    config = read_config(workdir)
-    if data_dir is not None:
-        config.data.dir = data_dir
-    config.train.parallelism = "jit"
-    parts = build(config)
-    shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
+    parts, shapes = reopen(workdir, data_dir)
     variables, found = checkpoint.restore_variables(workdir, step, shapes)
     return parts, variables, found
 

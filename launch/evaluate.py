@@ -80,23 +80,14 @@ def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[asse
     Raises:
       InputError: there is no such run, checkpoint or file, or it is of another model.
     """
-    config = assembly.read_config(workdir)
-    config.model.dtype = DTYPE.value
-    config.train.parallelism = "jit"
-    if DATA_DIR.value is not None:
-        config.data.dir = DATA_DIR.value
-    parts = assembly.build(config)
-    shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
+    parts, shapes = assembly.reopen(workdir, DATA_DIR.value)
     if weights_file:
         if not pathlib.Path(weights_file).is_file():
             raise InputError(f"{weights_file} is no file: expected --weights=FILE.safetensors, see launch/export.py")
         variables, found = Variables(*weights.load(weights_file, parts.classifier, shapes.params, shapes.state)), None
     else:
-        if step not in ("latest", "best") and not step.isdecimal():
-            raise InputError(f"--step={step}: expected latest, best or the number of a saved step")
-        number = int(step) if step.isdecimal() else step
-        variables, found = checkpoint.restore_variables(workdir, number, shapes)
-    return parts, assembly.subject(parts, variables, workdir.resolve().name, found)
+        variables, found = checkpoint.restore_variables(workdir, step, shapes)
+    return parts, assembly.subject(parts, variables, workdir.resolve().name, found, DTYPE.value)
 
 
 def distinct(subjects: list[Subject], folders: list[pathlib.Path]) -> list[Subject]:

@@ -22,7 +22,7 @@ from absl import flags
 
 from jrobust.errors import InputError, unknown
 from jrobust.models import zoo
-from jrobust.weights import safetensors_file, torch_layouts
+from jrobust.weights import torch_layouts
 
 FORMATS = ("safetensors", "torch")
 
@@ -51,27 +51,11 @@ def main() -> None:
         layout = torch_layouts.write(output, classifier, params, batch_stats)
         written, kind = [output], f"PyTorch names ({layout.name} layout)"
     else:
-        manifest = write(parts, variables, step, output)
+        manifest = assembly.export(parts, variables, step, output)
         written = [output, output.with_name(output.name + ".json")]
         kind = f"SHA-256 {manifest['sha256'][:16]}"
     print(f"{zoo.describe(classifier).splitlines()[0]}; step {step}; {kind}")
     print("wrote " + "\n      ".join(str(path) for path in written))
-
-
-def write(parts: assembly.Parts, variables: assembly.Variables, step: int, output: pathlib.Path, **measured) -> dict:
-    """Write a run's own file of weights; return its manifest. `measured` goes into it, beside method, step and seed."""
-    method = parts.config.method
-    return safetensors_file.write(
-        output,
-        parts.classifier.with_axis(None),
-        variables.params,
-        variables.state,
-        model=parts.config.model.to_dict(),
-        class_names=parts.train.class_names,
-        data_set=parts.config.data.name,
-        threat_model=f"Linf {method.eps}" if "eps" in method else "",
-        extra={"method": method.to_dict(), "step": step, "seed": parts.config.seed} | measured,
-    )
 
 
 if __name__ == "__main__":

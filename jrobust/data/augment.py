@@ -118,7 +118,7 @@ def crop(image: jax.Array, place: jax.Array, padding: int, size: int) -> jax.Arr
     height, width = (size, size) if size else image.shape[:2]
     room = jnp.array([padded.shape[0] - height + 1, padded.shape[1] - width + 1])
     top, left = jnp.floor(place * room).astype(jnp.int32)
-    return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, image.shape[2]))
+    return jax.lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), (height, width, image.shape[2]))
 
 
 def jitter(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+from typing import Any
 
 import jax
 
 from jrobust.models.classifier import Classifier
-from jrobust.training.method import Batch, Variables
+from jrobust.training.method import Batch, Metrics, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkMethod:
+class NetworkMethod(abc.ABC):
     """A method whose parameters are those of one classifier and whose state is its batch statistics."""
 
     classifier: Classifier
@@ -20,6 +22,10 @@ class NetworkMethod:
         """Return fresh variables of the classifier; the shape of the images is the classifier's own."""
         del batch
         return Variables(*self.classifier.init(key))
+
+    @abc.abstractmethod
+    def loss(self, params: Any, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """Return the scalar loss, the next batch statistics and metrics; see `jrobust.training.method.Method`."""
 
     def logits(self, variables: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
         """Return float32[B, K] in inference mode; `beta` replaces every ReLU by a softplus of that sharpness."""

@@ -58,8 +58,8 @@ class Classifier:
 
     @property
     def sigma(self) -> jax.Array:
-        """`std` as float32[C]: dlogits/dx = (dlogits/dz) / sigma."""
-        return jnp.asarray(self.std, jnp.float32)
+        """`std` as float[C], of the default float type: dlogits/dx = (dlogits/dz) / sigma."""
+        return jnp.asarray(self.std)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Return `(x - mean) / std` in float32 (float64 for float64 images); shape as given."""

@@ -40,9 +40,7 @@ class Run:
         method = make_method(variant, model, axis_name=axis, dtype=dtype, **changes)
         variables = method.init(jax.random.key(0), {})
         tx = optimizers.build(config.optimizer, variables.params, steps_per_epoch=100).tx
-        # The random crop cuts at int32 positions and does not trace where integers are int64 by default.
-        padding = 0 if dtype == "float64" else config.data.augment.crop_padding
-        augment = make_prepare({**config.data.augment, "crop_padding": padding})
+        augment = make_prepare(config.data.augment)
 
         def prepare(batch, resident, key):
             examples = augment(batch, resident, key)
