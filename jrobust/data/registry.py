@@ -171,8 +171,8 @@ def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int
     """Return a split of a data set as a source of uint8 images.
 
     Args:
-      name: one of `DATA_SETS`; `image_folder:PATH` or `npz:PATH`, below `dir`; or `tfds:NAME`, prepared in `dir`. The
-        name of a folder in `dir` that holds <split>/<class>/<image> is an image folder.
+      name: one of `DATA_SETS`; `image_folder:PATH` or `npz:PATH`, below `dir` or absolute; or `tfds:NAME`, prepared in
+        `dir`. The name of a folder in `dir` that holds <split>/<class>/<image> is an image folder.
       split: "train", "validation" (where there is one) or "test"; after `tfds:` anything that TFDS takes.
       dir: the data folder, the same for all data sets. "digits" needs none.
       image_size: side of the square that images are resized to on reading, bilinear, the aspect ignored; boxes follow.
@@ -203,10 +203,11 @@ def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int
     folder = not colon and str(dir) and name and (root / name / split).is_dir()
     if not known and not folder:
         raise unknown("data set", name, (*DATA_SETS, *FORMS))
+    absolute = form in ("image_folder", "npz") and pathlib.Path(rest).is_absolute()
     get = f" and {_get(name, root)}" if name in DATA_SETS else ""
-    if not str(dir):
+    if not str(dir) and not absolute:
         raise InputError(f"no data folder given for {name}: set --config.data.dir (--dir) to the folder that holds it")
-    if not root.is_dir():
+    if not root.is_dir() and not absolute:
         raise InputError(
             f"data folder {str(root)!r} does not exist: expected the folder that holds {name}; create it{get}"
         )

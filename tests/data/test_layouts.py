@@ -177,3 +177,11 @@ def test_npz(layouts):
     named = load("svhn", "test", layouts.root)
     assert named.class_names == ("a", "b", "c")
     np.testing.assert_array_equal(named.arrays()["image"][..., 0], images)
+
+
+def test_an_absolute_path_needs_no_data_folder(tmp_path):
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "own.npz", train_images=images, train_labels=[0, 1])
+    assert len(load(f"npz:{tmp_path / 'own.npz'}", "train")) == 2
+    with pytest.raises(InputError, match=r"no data folder given for npz:own\.npz"):
+        load("npz:own.npz", "train")
