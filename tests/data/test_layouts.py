@@ -9,6 +9,7 @@ import pytest
 
 from jrobust.data import load
 from jrobust.data.folders import split_of_rar
+from jrobust.errors import InputError
 
 
 def test_digits_are_stratified_and_complete():
