@@ -18,9 +18,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jrobust import loops
+from jrobust import loops, provenance
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Columns of the table: heading, key of the row, format.
@@ -185,9 +183,8 @@ def machine() -> dict[str, Any]:
         "devices": jax.device_count(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in ("jax", "jaxlib", "flax", "numpy", "torch")},
-        "commit": _commit(),
+        "versions": provenance.versions() | {"torch": _version("torch")},
+        "commit": provenance.commit(),
     }
 
 
@@ -252,18 +249,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    """Return the short commit of this repository, with a + where files differ from it; None outside git."""
-    try:
-        run = [
-            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run[0] + ("+" if run[1] else "")
 
 
 def _file_name(row: Mapping[str, Any], name: str) -> str:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
 import os
 import pathlib
-import platform
-import subprocess
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
-import jrobust
+from jrobust import provenance
 from jrobust.errors import InputError
 from jrobust.evaluation.estimates import Estimate
 from jrobust.evaluation.subject import Subject
@@ -91,9 +87,9 @@ class Record:
             parameters=subject.parameters,
             dtype=subject.dtype,
             step=subject.step,
-            device=device_text(),
-            commit=commit(),
-            versions=versions(),
+            device=provenance.devices(),
+            commit=provenance.commit(),
+            versions=provenance.versions(),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **fields,
         )
@@ -167,35 +163,6 @@ def config_hash(workdir: str | os.PathLike | None) -> str:
         return ""
     canonical = json.dumps(json.loads(path.read_text()), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def commit() -> str:
-    """Return the commit of the checkout this package runs from, "+changes" added if files differ; "" outside one."""
-    root = pathlib.Path(jrobust.__file__).parent.parent
-    if not (root / ".git").exists():
-        return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python, this package and what it computes with."""
-    found = {"python": platform.python_version(), "jrobust": jrobust.__version__}
-    for name in ("jax", "jaxlib", "flax", "numpy", "scipy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def device_text() -> str:
-    """Return how many of which device this process computes on, e.g. "1 x NVIDIA H200 (gpu)"."""
-    devices = jax.local_devices()
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
 
 def _plain(value: Any) -> Any:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
+from jrobust import provenance
 from jrobust.errors import InputError
 
 # What may change between the sessions of a run: its length, where and how it computes, what is kept and measured.
@@ -28,7 +27,6 @@ FREE = (
     "checkpoint",
     "evaluation",
 )
-PACKAGES = ("jrobust", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @contextlib.contextmanager
@@ -98,14 +96,10 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def environment(seed: int) -> dict[str, Any]:
     """Return what besides the config makes the numbers: commit, versions, devices, seed."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     devices = jax.devices()
     return {
-        "commit": commit(),
-        "versions": {"python": platform.python_version()} | versions,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
         "machine": platform.machine(),
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "seed": seed,
@@ -120,19 +114,6 @@ def record_environment(workdir: pathlib.Path, seed: int, *, step: int) -> None:
         write_json(file, saved | {"resumed": [*saved.get("resumed", []), {"step": step} | here]})
     else:
         write_json(file, here)
-
-
-def commit() -> str:
-    """Return the commit of the source tree, with "+changes" if files differ from it; "unknown" outside of git."""
-
-    def git(*arguments: str) -> str:
-        root = pathlib.Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
