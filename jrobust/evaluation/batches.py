@@ -26,6 +26,9 @@ class Cropped:
     def __len__(self) -> int:
         return len(self.source)
 
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.source[i]  # as it is read: `batches` crops
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.source, name)
 

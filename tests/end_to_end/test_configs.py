@@ -1,0 +1,146 @@
+"""Every config, at its local size, through the command of its docstring: train, evaluate, export, report.
+
+Two steps on random pixels; what takes the time is compiling, so programs are compiled without optimisation, the
+unrolled attacks are short, and ART, whose step is the largest program, trains only where its section differs: CIFAR-10,
+CUB-200 (mean over channels, weights and rates by layer, boxes) and the digits. The other three differ from CIFAR-10 in
+data and numbers, which tests/configs checks; PGD and natural training reach them all the same.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jrobust.evaluation import Record
+from tests.data.conftest import Layouts
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHORT = {
+    "train.steps": 2,
+    "train.batch_size": 4,
+    "train.log_every_steps": 1,
+    "train.evaluate_examples": 8,
+    "evaluation.examples": 8,
+    "evaluation.batch_size": 8,
+}
+
+
+class Case(NamedTuple):
+    variant: str
+    suites: tuple[str, ...]
+    classes: int
+    changes: dict[str, object]
+    xla_flags: str = "--xla_backend_optimization_level=0"
+
+
+CASES = {
+    "art_cifar10": Case("art", ("accuracy",), 10, {"method.num_steps": 1}),
+    "art_svhn": Case("natural", ("accuracy",), 10, {}),
+    "art_gtsrb": Case("pgd", ("accuracy",), 43, {"method.num_steps": 2, "data.balance_to": 3}),
+    "art_flower17": Case("natural", ("accuracy",), 17, {"data.balance_to": 3}),
+    "art_cub200": Case(
+        "art",
+        ("accuracy", "localization"),
+        2,
+        {
+            "method.num_steps": 1,
+            "method.mask_size": 500,
+            "train.batch_size": 2,
+            "data.image_size": 36,
+            "data.augment.crop_size": 32,
+        },
+        xla_flags="",  # its convolutions are too slow without optimisation
+    ),
+    "art_digits": Case(
+        "art",
+        ("accuracy", "robustness", "attribution"),
+        10,
+        {
+            "method.num_steps": 1,
+            "evaluation.robustness.num_steps": (1,),
+            "evaluation.robustness.sweep_steps": 1,
+            "evaluation.attribution.num_steps": 1,
+            "evaluation.attribution.num_points": 2,
+            "evaluation.attribution.chunk": 2,
+            "evaluation.attribution.examples": 4,
+            "evaluation.attribution.batch_size": 4,
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """One data folder with a few random images of every set."""
+    layouts = Layouts(tmp_path_factory.mktemp("data"))
+    layouts.cifar10()
+    layouts.cub200()
+    for name, classes, size in (("svhn", 10, 32), ("gtsrb", 43, 32), ("flower17", 17, 40)):
+        arrays = {}
+        for split, count in (("train", 2 * classes), ("test", classes)):
+            arrays[f"{split}_images"] = layouts.images(count, size, size, 3)
+            arrays[f"{split}_labels"] = np.arange(count) % classes
+        np.savez(layouts.root / f"{name}.npz", **arrays)
+    return layouts.root
+
+
+def command(name, data_dir, workdir):
+    """Return the words of the docstring's command for this machine, with what the case changes."""
+    case = CASES[name]
+    text = importlib.import_module(f"configs.{name}").__doc__.replace("\\\n", " ")
+    (line,) = re.findall(r"^ {4}python (launch/run\.py .*)$", text, re.MULTILINE)
+    words = [word.replace("=DATA", f"={data_dir}").replace("=RUN", f"={workdir}") for word in shlex.split(line)]
+    words = [word for word in words if not word.startswith("--config.model.weights=")]  # there is no such file here
+    position = next(i for i, word in enumerate(words) if word.startswith("--config="))
+    assert words[position] == f"--config=configs/{name}.py:variant=art"
+    words[position] = f"--config=configs/{name}.py:variant={case.variant},runlocal"
+    if f"--workdir={workdir}" not in words:
+        words.append(f"--workdir={workdir}")
+    changes = SHORT | case.changes | ({} if name == "art_digits" else {"evaluation.after_training": case.suites})
+    return [sys.executable, *words, *(f"--config.{key}={value}" for key, value in changes.items())]
+
+
+def test_every_config_is_here():
+    assert set(CASES) == {path.stem for path in (ROOT / "configs").glob("[!_]*_*.py")}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config(name, data_dir, tmp_path):
+    case, workdir = CASES[name], tmp_path / "run"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": case.xla_flags,
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "compiled"),
+    }
+    done = subprocess.run(
+        command(name, data_dir, workdir), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["train"]["steps"] == 2 and f"art_{config['data']['name']}" == name
+    assert config["method"]["name"] == {"natural": "standard", "pgd": "adversarial", "art": "art"}[case.variant]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert sorted(losses) == [1, 2] and np.isfinite(list(losses.values())).all()
+    assert any("test_accuracy" in line for line in lines)
+    assert (workdir / "checkpoints" / "2").is_dir()
+
+    assert {path.stem for path in (workdir / "evaluation").glob("*.json")} == set(case.suites)
+    page = (workdir / "report" / "index.html").read_text()
+    for suite in case.suites:
+        record = Record.read(workdir / "evaluation" / f"{suite}.json")
+        assert (record.suite, record.step, record.model) == (suite, 2, "run") and record.metrics
+        assert suite in page
+    weights = load_file(workdir / "export" / "model.safetensors")
+    assert all(np.isfinite(array).all() for array in weights.values())
+    assert any(case.classes in array.shape for array in weights.values())  # the linear layer
