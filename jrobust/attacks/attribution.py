@@ -1,8 +1,9 @@
-"""Attacks on attributions: images that look and are classified the same while their saliency map changes.
+"""The attack on the top k pixels of an attribution: same look, same class, another saliency map.
 
-All take saliency maps as functions `images float[B, H, W, C] -> float[B, H * W]`, non-negative and summing to H * W,
-such as `jrobust.attributions.integrated.ig_logit` makes. They are meant to be called inside a jitted function whose
-arguments are the network's variables, where these functions are made as closures.
+Attacks on attributions take saliency maps as functions `images float[B, H, W, C] -> float[B, H * W]`, non-negative and
+summing to H * W, such as `jrobust.attributions.integrated.ig_logit` makes. They are meant to be called inside a jitted
+function whose arguments are the network's variables, where these functions are made as closures. Those that draw a map
+towards another image's are in `targeted_attribution`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from jrobust import loops, units
+from jrobust import units
 from jrobust.attacks.pgd import AttackResult, pgd
-from jrobust.attacks.threat import Threat, linf
+from jrobust.attacks.threat import linf
 from jrobust.errors import InputError
 
 LogitsFn = Callable[[jax.Array], jax.Array]
@@ -191,11 +191,11 @@ def ifia(
 
     def attack(restarts: int) -> AttackResult:
         return pgd(
-            lambda candidates: -_share(direction(candidates), top),
+            lambda candidates: -share_on(direction(candidates), top),
             images,
             key,
             threat=linf(settings.eps),
-            step_size=_length(settings.step_size),
+            step_size=length(settings.step_size),
             num_steps=settings.num_steps - (not settings.judge_last),
             random_start=restarts > 0,
             restarts=max(restarts, 1),
@@ -232,153 +232,13 @@ def ifia(
     return jax.lax.stop_gradient(result)
 
 
-def targeted_topk(
-    logits_fn: LogitsFn,
-    images: jax.Array,
-    target_maps: jax.Array,
-    key: jax.Array | None = None,
-    *,
-    direction: SaliencyFn,
-    threat: Threat,
-    step_size: Radius,
-    num_steps: int,
-    top_k: int,
-    random_start: bool = False,
-    index: jax.Array | None = None,
-    unroll: bool | None = None,
-) -> AttackResult:
-    """Draw importance onto the top k pixels of another image's map (the targeted mode of Singh et al. 2020's CUB code).
-
-    Ascent on sum_{p in T} M(x')_p with T the top k of `target_maps`; the last iterate whose prediction is that of the
-    image itself is returned.
-
-    Args:
-      logits_fn: images -> logits float[B, K], the network as it classifies.
-      images: float[B, H, W, C] in [0, 1].
-      target_maps: float[B, H * W], the target images' maps.
-      key: for a random start; see `pgd`.
-      direction: M, differentiated (softplus).
-      threat: `linf(eps)` or `l2(eps)`.
-      step_size: in pixel units of [0, 1].
-      num_steps: gradient evaluations.
-      top_k: size of T.
-      random_start: see `pgd`.
-      index: see `pgd`.
-      unroll: see `pgd`.
-
-    Returns:
-      `AttackResult`: `loss` is the share of importance on T, in [0, 1]; `steps` tells which iterate was returned: 0
-      without a random start means that none kept its prediction, as does success False with one (the image comes back).
-    """
-    _check_top_k(top_k, images)
-    images = jax.lax.stop_gradient(images)
-    predictions = jnp.argmax(logits_fn(images), axis=-1)
-    target = jax.lax.top_k(target_maps, top_k)[1]
-
-    def objective(candidates: jax.Array) -> tuple[jax.Array, jax.Array]:
-        same = jnp.argmax(logits_fn(candidates), axis=-1) == predictions
-        return _share(direction(candidates), target), same
-
-    result = pgd(
-        objective,
-        images,
-        key,
-        threat=threat,
-        step_size=_length(step_size),
-        num_steps=num_steps,
-        random_start=random_start,
-        select="any_adv",  # the most recent iterate that the objective calls a success
-        index=index,
-        unroll=unroll,
-    )
-    return result._replace(adv_images=jnp.where(result.success[:, None, None, None], result.adv_images, images))
-
-
-class DombrowskiResult(NamedTuple):
-    """What `targeted_dombrowski` found, one entry an example; nothing in it carries a gradient.
-
-    Attributes:
-      adv_images: float[B, H, W, C] in [0, 1]; no ball around the image.
-      map_error: float[B], mean over pixels of (h(x') - h_target)**2, by the network itself (ReLU).
-      output_error: float[B], mean over classes of (p(x') - p(x))**2, likewise.
-    """
-
-    adv_images: jax.Array
-    map_error: jax.Array
-    output_error: jax.Array
-
-
-def targeted_dombrowski(
-    logits_fn: Callable[[jax.Array, jax.Array | None], jax.Array],
-    saliency_fn: Callable[[jax.Array, jax.Array | None], jax.Array],
-    images: jax.Array,
-    target_maps: jax.Array,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    num_steps: int = 1500,
-    learning_rate: float = 2e-4,
-    map_weight: float = 1e11,
-    output_weight: float = 1e6,
-    beta: tuple[float, float] = (10.0, 100.0),
-    unroll: bool | None = False,
-) -> DombrowskiResult:
-    """Make an image's map that of another image while the class probabilities stay (Dombrowski et al. 2019, Eq. 3).
-
-        minimise   map_weight * MSE(h(x'), h_target) + output_weight * MSE(p(x'), p(x))
-
-    by Adam on z = (x - mean) / std, cut to valid pixels after every step; h is the map scaled to sum 1, p the softmax.
-    In step i of N the ReLUs are softplus of sharpness beta_0 (beta_1 / beta_0)**(i / N); p(x) and the errors in the
-    result use the ReLU. There is no ball: the distance is kept small by the learning rate alone.
-
-    Args:
-      logits_fn: (images, beta) -> logits float[B, K]; beta is a traced number, or None for the ReLU.
-      saliency_fn: (images, beta) -> float[B, H * W], of the image's own class: `ig_probability` with 30 points and
-        `baseline=mean`, which is the zero of normalised space.
-      images: float[B, H, W, C] in [0, 1].
-      target_maps: float[B, H * W], scaled as saliency_fn's.
-      mean, std: of the network's normalisation, one number a channel.
-      num_steps: N.
-      learning_rate: of Adam, in normalised space.
-      map_weight, output_weight: of the two errors.
-      beta: the first and the last sharpness.
-      unroll: the form of the loop; rolled even on CPU by default, because 1500 steps do not compile unrolled.
-    """
-    images = jax.lax.stop_gradient(images)
-    shift, scale = jnp.asarray(mean, images.dtype), jnp.asarray(std, images.dtype)
-    h_target, p_clean = target_maps / target_maps.shape[-1], jax.nn.softmax(logits_fn(images, None))
-    adam = optax.adam(learning_rate)
-
-    def errors(x: jax.Array, sharpness: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        maps, probabilities = saliency_fn(x, sharpness), jax.nn.softmax(logits_fn(x, sharpness))
-        map_error = jnp.mean((maps / maps.shape[-1] - h_target) ** 2, axis=-1)
-        return map_error, jnp.mean((probabilities - p_clean) ** 2, axis=-1)
-
-    def step(i: jax.Array, carry: tuple) -> tuple:
-        z, adam_state = carry
-        sharpness = beta[0] * (beta[1] / beta[0]) ** (i / num_steps)
-
-        def loss(z: jax.Array) -> jax.Array:
-            map_error, output_error = errors(z * scale + shift, sharpness)
-            return jnp.sum(map_weight * map_error + output_weight * output_error)
-
-        updates, adam_state = adam.update(jnp.nan_to_num(jax.grad(loss)(z)), adam_state)
-        z = jnp.clip(z + updates, (0 - shift) / scale, (1 - shift) / scale)
-        return z, adam_state
-
-    z = (images - shift) / scale
-    z, _ = loops.fori_loop(0, num_steps, step, (z, adam.init(z)), unroll=unroll)
-    # Unmoved pixels come back to the bit, not through the rounding of the normalisation.
-    x = jnp.where(z == (images - shift) / scale, images, jnp.clip(z * scale + shift, 0, 1))
-    return jax.lax.stop_gradient(DombrowskiResult(x, *errors(x, None)))
-
-
-def _share(maps: jax.Array, indices: jax.Array) -> jax.Array:
+def share_on(maps: jax.Array, indices: jax.Array) -> jax.Array:
     """Return the part of each map [B, n] (of sum n) that lies on its pixels indices [B, k]: float[B] in [0, 1]."""
     return jnp.take_along_axis(maps, indices, axis=-1).sum(-1) / maps.shape[-1]
 
 
-def _length(value: Radius) -> float | jax.Array:
+def length(value: Radius) -> float | jax.Array:
+    """Return a length in pixel units as a number; an array, traced or not, as it is."""
     return value if isinstance(value, jax.Array) else units.number(value)
 
 
@@ -389,10 +249,11 @@ def _check_settings(settings: IfiaSettings, images: jax.Array) -> None:
         raise InputError("the attack has no run: set random_starts to 1 or more, or clean_start")
     if settings.num_steps < 1:
         raise InputError(f"num_steps={settings.num_steps}: the attack on attributions needs at least 1 step")
-    _check_top_k(settings.top_k, images)
+    check_top_k(settings.top_k, images)
 
 
-def _check_top_k(top_k: int, images: jax.Array) -> None:
+def check_top_k(top_k: int, images: jax.Array) -> None:
+    """Raise InputError where the images, float[B, H, W, C], do not have `top_k` pixels."""
     pixels = images.shape[1] * images.shape[2]
     if not 1 <= top_k <= pixels:
         raise InputError(f"top_k={top_k} of images with {pixels} pixels: expected a number from 1 to {pixels}")

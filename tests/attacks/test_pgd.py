@@ -1,5 +1,6 @@
 """The kernel: golden values of the reference packages, closed forms, and the guarantees of its docstring."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -28,10 +29,15 @@ def x64():
         yield
 
 
+def jitted(attack, objective, **arguments):
+    """The attack as one program of its arrays: eagerly each of its operations would compile on its own."""
+    return jax.jit(functools.partial(attack, objective, **arguments))
+
+
 def run_toy(attack):
     images, labels = toy.images(), jnp.asarray(toy.LABELS)
-    result = attack(untargeted(toy.logits, labels), images)
-    loss = cross_entropy(toy.logits(result.adv_images), labels)
+    result = jax.jit(lambda x: attack(untargeted(toy.logits, labels), x))(images)
+    loss = jax.jit(lambda x: cross_entropy(toy.logits(x), labels))(result.adv_images)
     np.testing.assert_allclose(result.loss, loss, rtol=1e-12)
     return images, result, np.asarray(loss)
 
@@ -39,7 +45,7 @@ def run_toy(attack):
 def test_toy_is_the_published_one(x64):
     images = toy.images()
     assert abs(images.sum() - 1537.6588987103) < 1e-9
-    logits = toy.logits(images)
+    logits = jax.jit(toy.logits)(images)
     assert abs(logits.sum() - 37.4069954972) < 1e-9
     np.testing.assert_allclose(-margin(logits, jnp.asarray(toy.LABELS))[:3], [0.430601, 0.313839, 0.012102], atol=1e-6)
 
@@ -60,18 +66,8 @@ def test_fgsm_golden(x64):
     ],
 )
 def test_pgd_linf_golden(x64, step_size, num_steps, expected, total):
-    attack = jax.jit(
-        lambda x: pgd(
-            untargeted(toy.logits, jnp.asarray(toy.LABELS)),
-            x,
-            threat=linf("0.01"),
-            step_size=step_size,
-            num_steps=num_steps,
-            random_start=False,
-            unroll=False,
-        )
-    )
-    images, result, loss = run_toy(lambda _, x: attack(x))
+    arguments = {"step_size": step_size, "num_steps": num_steps, "random_start": False, "unroll": False}
+    images, result, loss = run_toy(lambda f, x: pgd(f, x, threat=linf("0.01"), **arguments))
     if expected:
         np.testing.assert_allclose(loss[:8], expected, atol=6e-7)
     if total:
@@ -83,7 +79,7 @@ def test_pgd_linf_golden(x64, step_size, num_steps, expected, total):
 
 def test_pgd_l2_golden(x64):
     images, result, loss = run_toy(
-        lambda f, x: pgd(f, x, threat=l2("0.06"), step_size=0.015, num_steps=10, random_start=False)
+        lambda f, x: pgd(f, x, threat=l2("0.06"), step_size=0.015, num_steps=10, random_start=False, unroll=False)
     )
     np.testing.assert_allclose(loss[:8], PGD_L2, atol=6e-7)
     assert abs(jnp.abs(result.adv_images - images).sum() - 6.95131540) < 1e-8
@@ -109,7 +105,7 @@ def linear(x):
 @pytest.mark.parametrize("threat", [linf("0.1"), l2("0.1")], ids=["linf", "l2"])
 def test_one_step_solves_a_linear_model(threat):
     images = jnp.full((3, 2, 2, 1), 0.5)
-    result = fgsm(untargeted(linear, jnp.zeros(3, int)), images, threat=threat)
+    result = jitted(fgsm, untargeted(linear, jnp.zeros(3, int)), threat=threat)(images)
     direction = jnp.sign(WEIGHTS) if threat.norm == "linf" else WEIGHTS / jnp.linalg.norm(WEIGHTS)
     np.testing.assert_allclose(
         (result.adv_images - images).reshape(3, -1), jnp.tile(0.1 * direction, (3, 1)), atol=1e-6
@@ -138,16 +134,20 @@ def mixed(x):
     return jnp.where(x > 0.5, jnp.log(x - 0.7), x).sum((1, 2, 3))
 
 
+@functools.partial(jax.jit, static_argnames=("norm", "objective"))
+def attacked(norm, objective, images, key, eps):
+    return pgd(objective, images, key, threat=norm(eps), step_size=0.3 * eps, num_steps=3, unroll=False)
+
+
 @pytest.mark.parametrize("objective", [nan_gradient, zero_gradient, rough, mixed])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("norm", [linf, l2])
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10_000), eps=st.sampled_from(["0", "2/255", "8/255", "0.5", "3"]))
 def test_guarantees(objective, dtype, norm, seed, eps):
-    key = jax.random.key(seed)
-    images = jax.random.uniform(key, (4, 3, 3, 2)).round(seed % 3).astype(dtype)
-    threat = norm(eps)
-    result = pgd(objective, images, key, threat=threat, step_size=0.3 * threat.eps, num_steps=3)
+    values = np.random.default_rng(seed).uniform(size=(4, 3, 3, 2)).round(seed % 3)
+    images, threat = jnp.asarray(values, dtype), norm(eps)
+    result = attacked(norm, objective, images, jax.random.key(seed), threat.eps)
     assert result.adv_images.dtype == dtype
     adv = np.asarray(result.adv_images, np.float32)
     assert np.isfinite(adv).all() and adv.min() >= 0 and adv.max() <= 1
@@ -159,16 +159,17 @@ def test_guarantees(objective, dtype, norm, seed, eps):
 @pytest.mark.parametrize("threat", [linf("8/255"), l2("0.5")], ids=["linf", "l2"])
 def test_no_steps_give_the_images_back(threat, dtype):
     images = jax.random.uniform(jax.random.key(0), (5, 4, 4, 3)).astype(dtype)
-    result = pgd(rough, images, threat=threat, step_size=0.1, num_steps=0, random_start=False)
+    result = jitted(pgd, rough, threat=threat, step_size=0.1, num_steps=0, random_start=False)(images)
     np.testing.assert_array_equal(result.adv_images, images)
-    again = pgd(rough, images, threat=type(threat)(threat.norm, 0.0), step_size=0.1, num_steps=3, random_start=False)
+    empty = type(threat)(threat.norm, 0.0)
+    again = jitted(pgd, rough, threat=empty, step_size=0.1, num_steps=3, random_start=False, unroll=False)(images)
     np.testing.assert_array_equal(again.adv_images, images)
 
 
 def test_random_start_fills_the_ball():
     images = jnp.full((64, 4, 4, 3), 0.5)
     for threat in (linf("8/255"), l2("0.5")):
-        result = pgd(zero_gradient, images, jax.random.key(1), threat=threat, step_size=0.1, num_steps=1)
+        result = jitted(pgd, zero_gradient, threat=threat, step_size=0.1, num_steps=1)(images, jax.random.key(1))
         size = norms(result, images, threat.norm) / threat.eps
         assert size.max() <= 1 and size.max() > 0.9
         assert (size.min() > 0.9) == (threat.norm == "linf")  # L2 radii are U(0, 1)
@@ -177,20 +178,19 @@ def test_random_start_fills_the_ball():
 
 def test_an_example_does_not_see_its_neighbours():
     images = jax.random.uniform(jax.random.key(0), (6, 4, 4, 3))
-    attack = lambda x, i: pgd(
-        rough, x, jax.random.key(3), threat=linf("0.1"), step_size=0.03, num_steps=3, restarts=2, index=i
-    )
-    whole = attack(images, jnp.arange(6))
-    part = attack(images[jnp.array([4, 2])], jnp.array([4, 2]))
+    attack = jitted(pgd, rough, threat=linf("0.1"), step_size=0.03, num_steps=3, restarts=2, unroll=False)
+    whole = attack(images, jax.random.key(3), index=jnp.arange(6))
+    part = attack(images[jnp.array([4, 2])], jax.random.key(3), index=jnp.array([4, 2]))
     np.testing.assert_array_equal(whole.adv_images[jnp.array([4, 2])], part.adv_images)
 
 
 def test_vmapped_restarts_equal_a_loop_and_keep_the_best():
     images = jax.random.uniform(jax.random.key(0), (8, 4, 4, 3))
-    arguments = {"threat": linf("0.2"), "step_size": 0.05, "num_steps": 4}
+    arguments = {"threat": linf("0.2"), "step_size": 0.05, "num_steps": 4, "unroll": False}
     key = jax.random.key(5)
-    together = pgd(rough, images, key, restarts=3, **arguments)
-    alone = [pgd(rough, images, jax.random.fold_in(key, r), **arguments) for r in range(3)]
+    together = jitted(pgd, rough, restarts=3, **arguments)(images, key)
+    once = jitted(pgd, rough, **arguments)
+    alone = [once(images, jax.random.fold_in(key, r)) for r in range(3)]
     losses = np.stack([run.loss for run in alone])
     assert len(set(losses.argmax(0))) > 1
     np.testing.assert_allclose(together.loss, losses.max(0), rtol=1e-6)
@@ -202,7 +202,8 @@ def test_restarts_prefer_success_to_loss():
         return value, value < 2.0
 
     images = jnp.full((16, 2, 2, 1), 0.5)
-    result = pgd(objective, images, jax.random.key(0), threat=linf("0.3"), step_size=0.0, num_steps=1, restarts=8)
+    attack = jitted(pgd, objective, threat=linf("0.3"), step_size=0.0, num_steps=1, restarts=8)
+    result = attack(images, jax.random.key(0))
     assert bool(result.success.all()) and float(result.loss.max()) < 2.0
 
 
@@ -218,7 +219,17 @@ def overshooting(x):
 )
 def test_selection(select, steps, value):
     images = jnp.full((2, 1, 1, 1), 0.5)
-    result = pgd(overshooting, images, threat=linf("1"), step_size=0.08, num_steps=3, random_start=False, select=select)
+    attack = jitted(
+        pgd,
+        overshooting,
+        threat=linf("1"),
+        step_size=0.08,
+        num_steps=3,
+        random_start=False,
+        select=select,
+        unroll=False,
+    )
+    result = attack(images)
     np.testing.assert_allclose(result.adv_images, value, atol=1e-6)
     assert result.steps.tolist() == [steps, steps]
 
@@ -226,7 +237,8 @@ def test_selection(select, steps, value):
 def test_inadmissible_iterates_give_the_image_back():
     images = jnp.full((2, 1, 1, 1), 0.5)
     never = lambda x: jnp.full(x.shape[0], -jnp.inf)
-    result = pgd(overshooting, images, threat=linf("1"), step_size=0.1, num_steps=2, random_start=False, select=never)
+    arguments = {"threat": linf("1"), "step_size": 0.1, "num_steps": 2, "random_start": False, "select": never}
+    result = jitted(pgd, overshooting, **arguments)(images)
     np.testing.assert_array_equal(result.adv_images, images)
     assert not result.success.any()
 
@@ -234,10 +246,10 @@ def test_inadmissible_iterates_give_the_image_back():
 def test_mask_and_start():
     images = jnp.full((2, 2, 2, 1), 0.5)
     mask = jnp.zeros((2, 2, 1)).at[0, 1].set(1)
-    moved = pgd(rough, images, jax.random.key(0), threat=linf("0.1"), step_size=0.1, num_steps=2, mask=mask)
+    moved = jitted(pgd, rough, threat=linf("0.1"), step_size=0.1, num_steps=2, mask=mask)(images, jax.random.key(0))
     changed = moved.adv_images != images
     assert bool(changed[:, 0, 1].all()) and int(changed.sum()) == 2
-    begun = pgd(rough, images, threat=linf("0.1"), step_size=0.0, num_steps=1, start=images + 0.5)
+    begun = jitted(pgd, rough, threat=linf("0.1"), step_size=0.0, num_steps=1)(images, start=images + 0.5)
     np.testing.assert_allclose(begun.adv_images, 0.6, rtol=1e-6)
 
 
@@ -251,8 +263,8 @@ def test_state_is_threaded_and_result_carries_no_gradient():
         )
 
     images = jnp.full((2, 2, 2, 1), 0.5)
-    assert int(attack(images).state) == 3
-    gradient = jax.grad(lambda x: attack(x).adv_images.sum())(images)
+    assert int(jax.jit(attack)(images).state) == 3
+    gradient = jax.jit(jax.grad(lambda x: attack(x).adv_images.sum()))(images)
     np.testing.assert_array_equal(gradient, 0)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrobust.attacks.attribution import targeted_dombrowski
+from jrobust.attacks import targeted_dombrowski
 from jrobust.attributions import agreement, gradients, integrated, localization
 
 torch = pytest.importorskip("torch")
