@@ -178,14 +178,14 @@ def _summarise(record: Record, settings: Settings, columns: dict[str, np.ndarray
     record.settings, record.threat = dataclasses.asdict(settings), f"Linf {settings.eps}"
     failures = "count as 1" if settings.attack().count_failures else "are dropped"
     for name in MEASURES:
-        record.metrics[name] = mean(columns[name])
+        record.metrics[name] = mean(columns[name], highest=1)
         record.protocols[name] = _protocol(settings, name, settings.eps)
     record.metrics["failed"] = proportion(columns["failed"])
     record.protocols["failed"] = (
         f"images without an admissible iterate, which {failures}; {_protocol(settings, '', settings.eps)}"
     )
     if settings.sweep:
-        measured = [{name: mean(columns[name + suffix[r]]) for name in MEASURES} for r in radii]
+        measured = [{name: mean(columns[name + suffix[r]], highest=1) for name in MEASURES} for r in radii]
         failed = [{"failed": proportion(columns["failed" + suffix[r]])} for r in radii]
         record.curves["linf"] = [
             {"label": r, "x": units.number(r)} | m | f for r, m, f in zip(radii, measured, failed, strict=True)

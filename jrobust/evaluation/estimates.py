@@ -60,8 +60,10 @@ def proportion(hits: np.ndarray) -> Estimate:
     return Estimate(p, min(max(center - half, 0.0), p), max(min(center + half, 1.0), p), n, "wilson")
 
 
-def mean(values: np.ndarray) -> Estimate:
+def mean(values: np.ndarray, *, highest: float = math.inf) -> Estimate:
     """Return the mean of `values` float[N] with the normal interval, mean +- 1.96 s / sqrt(N); NaN entries are dropped.
+
+    The interval ends at `highest`, the largest value there can be.
 
     >>> e = mean(np.array([1.0, 2.0, 3.0, float("nan")]))
     >>> e.value, e.count, round(e.high - e.value, 4)
@@ -75,7 +77,7 @@ def mean(values: np.ndarray) -> Estimate:
     if values.size == 1:
         return Estimate(average, math.nan, math.nan, 1, "normal")
     half = Z95 * float(values.std(ddof=1)) / math.sqrt(values.size)
-    return Estimate(average, average - half, average + half, values.size, "normal")
+    return Estimate(average, average - half, min(average + half, highest), values.size, "normal")
 
 
 BOX_COLUMNS = ("q1", "median", "q3", "whisker_low", "whisker_high", "mean", "variance", "outliers", "count")

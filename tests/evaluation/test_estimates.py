@@ -54,3 +54,12 @@ def test_box_agrees_with_matplotlibs_convention():
 
 def test_box_of_nothing():
     assert estimates.box(np.array([np.nan])) == [None] * 7 + [0, 0]
+
+
+def test_the_interval_of_a_bounded_measure_ends_at_its_bound():
+    values = np.array([1.0, 1.0, 0.7])
+    assert estimates.mean(values).high > 1
+    assert (
+        estimates.mean(values, highest=1).high == 1
+        and estimates.mean(values, highest=1).low == estimates.mean(values).low
+    )
