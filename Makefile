@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 RUNS ?= runs/demo
+# A process a core: nearly all of a test's time is compilation, which is single-threaded.
+PYTEST = $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: demo test parity lint clean
 
@@ -12,7 +14,7 @@ demo: $(VENV)/.installed  ## train, attack, report and compare a natural and an 
 	$(PY) launch/compare.py $(RUNS)/natural $(RUNS)/art --output=$(RUNS)/compare.html
 
 test: $(VENV)/.installed-dev lint  ## the test suite, style and types
-	$(PY) -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check
@@ -20,7 +22,7 @@ lint: $(VENV)/.installed-dev
 	$(PY) -m mypy
 
 parity: $(VENV)/.installed-parity  ## the comparisons with PyTorch; installs PyTorch
-	$(PY) -m pytest tests/parity
+	$(PYTEST) tests/parity
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
