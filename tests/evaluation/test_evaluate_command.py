@@ -111,7 +111,7 @@ def test_arguments_of_suites_are_taken_out():
 
 def test_the_step_is_a_number_or_a_word(workdir):
     evaluate.flags.FLAGS.mark_as_parsed()
-    with pytest.raises(InputError, match="--step=newest"):
+    with pytest.raises(InputError, match="no checkpoint of step newest"):
         evaluate.load(workdir, "newest")
     with pytest.raises(InputError, match="no checkpoint of step 8"):
         evaluate.load(workdir, "8")
