@@ -87,7 +87,7 @@ def masked_kendall(reference: jax.Array, other: jax.Array, k: int) -> jax.Array:
 
 def kendall_scipy(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return tau-b by SciPy on the host, in n log n: float64[...] for arrays float[..., n]; NaN as `kendall`."""
-    reference, other = np.asarray(reference), np.asarray(other)
+    reference, other = np.asarray(reference, np.float64), np.asarray(other, np.float64)  # SciPy computes in their type
     pairs = zip(reference.reshape(-1, reference.shape[-1]), other.reshape(-1, other.shape[-1]), strict=True)
     tau = [float(scipy.stats.kendalltau(x, y).statistic) for x, y in pairs]
     return np.asarray(tau).reshape(reference.shape[:-1])

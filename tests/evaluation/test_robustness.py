@@ -77,7 +77,7 @@ def test_each_image_has_a_random_start_of_its_own(network, photos, make_images):
 
 def test_numbers_do_not_depend_on_the_number_of_devices(network, photos):
     settings = robustness.Settings(num_steps=(3,))
-    mesh = jax.make_mesh((4,), ("data",))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     one = robustness.run(network, photos, settings, batch_size=8, progress=False)
     four = robustness.run(network, photos, settings, batch_size=8, progress=False, mesh=mesh)
     np.testing.assert_allclose(one.columns["pgd_3_margin"], four.columns["pgd_3_margin"], atol=2e-5)

@@ -90,7 +90,8 @@ def test_batch_size_is_rounded_up_to_the_devices(network, photos):
 
     bound = jax.device_put(network.variables, jax.devices()[0])  # as a checkpoint may leave them
     subject = Subject("counted", network.class_names, logits, bound)
-    run_suites(["accuracy"], subject, photos, {"batch_size": 5}, mesh=jax.make_mesh((4,), ("data",)), progress=False)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    run_suites(["accuracy"], subject, photos, {"batch_size": 5}, mesh=mesh, progress=False)
     assert set(shapes) == {8}
 
 
