@@ -5,7 +5,14 @@
 variant=natural|pgd|art or any ablation of configs/art_cifar10.py; `runlocal` a few steps for tests. `make demo` trains
 natural and ART networks with it and compares them.
 
-No published numbers: this is the demonstration and the small scientific check of the method.
+No published numbers: this is the demonstration and the small scientific check of the method. `make demo` on two CPU
+cores, jax 0.10.2, seed 0, in about five minutes (accuracy, PGD-40, IN and K at 0.1, top 16):
+
+    natural   98.89   18.06   83.38   67.40
+    art       97.50   31.11   88.66   73.24
+
+The paper's lambda of 0.5 and CIFAR-10's mask hardly align the maps of this small network in 40 epochs, and with k = 8
+IN does not tell the two apart: strokes are saturated, so their pixels tie.
 """
 
 from configs import art, common
