@@ -1,7 +1,18 @@
 """Attacks on any JAX function of images: threat models, per-example losses, the PGD kernel, attacks on attributions."""
 
 from jrobust.attacks.attribution import ifia, ifia_art, ifia_strict
-from jrobust.attacks.losses import cross_entropy, margin, untargeted
+from jrobust.attacks.losses import (
+    cross_entropy,
+    cw_loss,
+    dlr,
+    kl,
+    margin,
+    ranked_targets,
+    targeted,
+    targeted_cross_entropy,
+    targeted_dlr,
+    untargeted,
+)
 from jrobust.attacks.pgd import AttackResult, fgsm, pgd
 from jrobust.attacks.targeted_attribution import targeted_dombrowski, targeted_topk
 from jrobust.attacks.threat import Threat, l2, linf
@@ -10,14 +21,21 @@ __all__ = [
     "AttackResult",
     "Threat",
     "cross_entropy",
+    "cw_loss",
+    "dlr",
     "fgsm",
     "ifia",
     "ifia_art",
     "ifia_strict",
+    "kl",
     "l2",
     "linf",
     "margin",
     "pgd",
+    "ranked_targets",
+    "targeted",
+    "targeted_cross_entropy",
+    "targeted_dlr",
     "targeted_dombrowski",
     "targeted_topk",
     "untargeted",
