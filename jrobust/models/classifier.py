@@ -18,7 +18,7 @@ class Prediction(NamedTuple):
 
     logits: jax.Array  # float32[B, K]
     batch_stats: Any  # updated in train mode, otherwise as given
-    intermediates: dict[str, jax.Array]  # empty unless asked for
+    intermediates: dict[str, Any]  # feature maps, and the `Auxiliary` of each FSR module; empty unless asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Classifier:
 
     The network sees `z = (resize(x) - mean) / std`, channel by channel: every radius is in pixel units of [0, 1].
     `module(z, train=, beta=, keys=)` returns logits and a dict of intermediates; it has the fields `dtype` and
-    `axis_name`.
+    `axis_name`. One that can hold FSR modules also has the field `fsr` and takes `mask_mode`.
 
     Raises:
       InputError: mean or std do not fit the channels, or a std is not positive.
@@ -79,6 +79,7 @@ class Classifier:
         train: bool = False,
         beta: float | None = None,
         keys: jax.Array | None = None,
+        mask_mode: str | None = None,
         intermediates: bool = False,
     ) -> Prediction:
         """Return the logits of `images`.
@@ -88,18 +89,22 @@ class Classifier:
           images: float[B, H, W, C] in [0, 1].
           train: batch statistics in place of running ones (which are updated), and dropout.
           beta: None for ReLU; a number replaces every ReLU by `softplus(beta t) / beta`.
-          keys: one typed PRNG key per example, shape [B]; needed in train mode by a network with dropout.
+          keys: one typed PRNG key per example, shape [B]; needed in train mode by a network with dropout, and
+            wherever a mask is sampled.
+          mask_mode: of FSR modules: "mean" is deterministic, "sample" draws; required where the network has one,
+            without effect elsewhere.
           intermediates: also return the named feature maps of this forward pass.
 
         Raises:
           InputError: the images are not of this model's shape, or not floating point.
+          ValueError: the network has FSR modules and `mask_mode` is None.
         """
         self._check(images)
         variables = {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
         z = self.normalize(self._resize(images))
-        result, updates = self.module.apply(
-            variables, z, train=train, beta=beta, keys=keys, mutable=["batch_stats"] if train else []
-        )
+        mode: dict[str, Any] = {} if mask_mode is None else {"mask_mode": mask_mode}
+        mutable = ["batch_stats"] if train else []
+        result, updates = self.module.apply(variables, z, train=train, beta=beta, keys=keys, **mode, mutable=mutable)
         logits, seen = result
         return Prediction(logits, updates.get("batch_stats", batch_stats), seen if intermediates else {})
 
@@ -129,7 +134,8 @@ class Classifier:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(classifier: Classifier, key: jax.Array) -> tuple[Any, Any]:
     images = jnp.zeros((1, *classifier.input_shape), jnp.float32)
-    variables = classifier.module.init(key, classifier.normalize(classifier._resize(images)))
+    mode: dict[str, Any] = {"mask_mode": "mean"} if getattr(classifier.module, "fsr", None) else {}
+    variables = classifier.module.init(key, classifier.normalize(classifier._resize(images)), **mode)
     # Flax starts running statistics in float32 even where a float64 body will turn them into float64.
     dtype = jnp.promote_types(jnp.float32, classifier.module.dtype)
     return variables["params"], jax.tree.map(lambda leaf: leaf.astype(dtype), variables.get("batch_stats", {}))

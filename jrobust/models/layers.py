@@ -26,9 +26,16 @@ def at_least_float32(dtype: DType) -> DType:
 
 
 def conv(
-    features: int, kernel: int, stride: int = 1, *, dtype: DType, init: Initializer = he_fan_out, name: str
+    features: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    dtype: DType,
+    init: Initializer = he_fan_out,
+    bias: bool = False,
+    name: str,
 ) -> nn.Conv:
-    """Return a square convolution without bias, zero-padded by (kernel - 1) / 2 on all four sides as in PyTorch.
+    """Return a square convolution, zero-padded by (kernel - 1) / 2 on all four sides as in PyTorch.
 
     Flax's "SAME" pads a strided convolution at the far side only, which shifts the image by a pixel.
     """
@@ -38,7 +45,7 @@ def conv(
         (kernel, kernel),
         (stride, stride),
         padding=((pad, pad), (pad, pad)),
-        use_bias=False,
+        use_bias=bias,
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         kernel_init=init,

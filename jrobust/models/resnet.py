@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jrobust.models.activation import activation
+from jrobust.models.fsr import Separation, separator
 from jrobust.models.layers import DType, Initializer, conv, head, norm, pool, torch_bias, torch_default
 
 
@@ -113,15 +116,29 @@ class ResNet(nn.Module):
     dtype: DType = "float32"
     axis_name: str | None = None
     remat: bool = False  # recompute each block in the backward pass
+    fsr: Separation | None = None  # modules after stages
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The positions there are for an FSR module: block1 is layer1."""
+        return tuple(f"block{i + 1}" for i in range(len(self.stages)))
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool = False, beta: float | None = None, keys: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return logits float32[B, K] and the intermediates stem, layer1..., feature_map (the last layer), features.
+        self,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        beta: float | None = None,
+        keys: jax.Array | None = None,
+        mask_mode: str | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Return logits float32[B, K] and the intermediates stem, layer1..., feature_map (the last map), features.
 
-        "stem" is the map that enters layer1. `keys` is not used: there is no dropout.
+        "stem" is the map that enters layer1. `keys` serve an FSR module alone: there is no dropout.
         """
+        starts = {"kernel_init": self.kernel_init, "head_init": self.head_init, "bias_init": torch_bias}
+        separate = separator(self, train=train, beta=beta, keys=keys, mask_mode=mask_mode, **starts)
         large = self.stem == "imagenet"
         kernel, stride = (7, 2) if large else (3, 1)
         x = conv(self.width, kernel, stride, dtype=self.dtype, init=self.kernel_init, name="conv1")(x)
@@ -129,7 +146,7 @@ class ResNet(nn.Module):
         x = activation(x, beta)
         if large:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        seen = {"stem": x}
+        seen: dict[str, Any] = {"stem": x}
         for i, blocks in enumerate(self.stages):
             stride = 1 if i == 0 else self.last_stride if i == len(self.stages) - 1 else 2
             layer = Stage(
@@ -145,6 +162,7 @@ class ResNet(nn.Module):
                 name=f"layer{i + 1}",
             )
             seen[f"layer{i + 1}"] = x = layer(x, train, beta)
+            x = separate(f"block{i + 1}", x, seen)
         seen["feature_map"] = x
         seen["features"] = x = pool(x)
         bias = torch_bias(x.shape[-1])

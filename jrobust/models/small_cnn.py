@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax
 
 from jrobust.models.activation import activation
 from jrobust.models.dropout import dropout
+from jrobust.models.fsr import Separation, separator
 from jrobust.models.layers import DType, at_least_float32, conv, head, norm, pool, torch_bias, torch_default
 
 
@@ -18,17 +21,28 @@ class SmallCNN(nn.Module):
     dropout: float = 0.0
     dtype: DType = "float32"
     axis_name: str | None = None
+    fsr: Separation | None = None  # modules after layers
+
+    blocks: ClassVar[tuple[str, ...]] = ("block1", "block2", "block3")
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool = False, beta: float | None = None, keys: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return logits float32[B, K] and the intermediates layer1..3, feature_map (= layer3), features."""
-        seen = {}
+        self,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        beta: float | None = None,
+        keys: jax.Array | None = None,
+        mask_mode: str | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Return logits float32[B, K] and the intermediates layer1..3, feature_map (the last map), features."""
+        separate = separator(self, train=train, beta=beta, keys=keys, mask_mode=mask_mode)
+        seen: dict[str, Any] = {}
         for i, (factor, stride) in enumerate(((1, 1), (2, 2), (2, 1)), start=1):
             x = conv(factor * self.width, 3, stride, dtype=self.dtype, name=f"conv{i}")(x)
             x = norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name=f"bn{i}")(x)
             seen[f"layer{i}"] = x = activation(x, beta)
+            x = separate(f"block{i}", x, seen)
         seen["feature_map"] = x
         seen["features"] = x = pool(x)
         if train and self.dropout > 0:
@@ -48,10 +62,17 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool = False, beta: float | None = None, keys: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        beta: float | None = None,
+        keys: jax.Array | None = None,
+        mask_mode: str | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """Return logits float32[B, K] and the intermediates layer1.., features (the last hidden layer)."""
-        seen = {}
+        del mask_mode  # there is no feature map to separate
+        seen: dict[str, Any] = {}
         x = x.reshape(x.shape[0], -1)
         wide = at_least_float32(self.dtype)
         for i in range(1, self.depth + 1):

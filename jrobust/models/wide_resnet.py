@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax
 
 from jrobust.models.activation import activation
 from jrobust.models.dropout import dropout
+from jrobust.models.fsr import Separation, separator
 from jrobust.models.layers import DType, conv, head, norm, pool
 
 
@@ -67,7 +70,7 @@ class WideResNet(nn.Module):
 
     Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, in the pre-activation form of ART's released code.
     Convolutions without bias start as N(0, 2 / (k k c_out)), the linear weights as U(+-1/sqrt(fan_in)), its bias as 0.
-    Parameters with 10 classes: WRN-28-10 36,479,194; WRN-40-2 2,243,546.
+    Parameters with 10 classes: WRN-28-10 36,479,194; WRN-34-10 46,160,474; WRN-40-2 2,243,546.
     """
 
     num_classes: int
@@ -77,14 +80,24 @@ class WideResNet(nn.Module):
     dtype: DType = "float32"
     axis_name: str | None = None
     remat: bool = False  # recompute each block in the backward pass
+    fsr: Separation | None = None  # modules after groups; the one of block3 stands behind the last BN and activation
+
+    blocks: ClassVar[tuple[str, ...]] = ("block1", "block2", "block3")
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool = False, beta: float | None = None, keys: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        beta: float | None = None,
+        keys: jax.Array | None = None,
+        mask_mode: str | None = None,
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """Return logits float32[B, K] and the intermediates stem, layer1..3, feature_map (last activated), features."""
+        separate = separator(self, train=train, beta=beta, keys=keys, mask_mode=mask_mode)
         blocks = (self.depth - 4) // 6
-        seen = {"stem": conv(16, 3, dtype=self.dtype, name="conv1")(x)}
+        seen: dict[str, Any] = {"stem": conv(16, 3, dtype=self.dtype, name="conv1")(x)}
         x = seen["stem"]
         for stage in range(3):
             layer = WideStage(
@@ -99,7 +112,9 @@ class WideResNet(nn.Module):
                 name=f"layer{stage + 1}",
             )
             seen[f"layer{stage + 1}"] = x = layer(x, train, beta, keys)
+            if stage < 2:
+                x = separate(f"block{stage + 1}", x, seen)
         x = norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name="bn1")(x)
-        seen["feature_map"] = x = activation(x, beta)
+        seen["feature_map"] = x = separate("block3", activation(x, beta), seen)
         seen["features"] = x = pool(x)
         return head(self.num_classes, dtype=self.dtype)(x), seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 
 from jrobust.errors import InputError, unknown
 from jrobust.models.classifier import Classifier
+from jrobust.models.fsr import Separation
 from jrobust.models.layers import he_fan_in, he_fan_out
 from jrobust.models.resnet import ResNet
 from jrobust.models.small_cnn import MLP, SmallCNN
+from jrobust.models.vgg import VGG
 from jrobust.models.wide_resnet import WideResNet
 
 # The CIFAR ResNets of He et al., 6 n + 2 layers with parameter-free shortcuts.
@@ -32,11 +35,12 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
     "resnet18_cifar": (ResNet, {"stages": (2, 2, 2, 2), "stem": "cifar"}, ("remat",)),
     "resnet20_cifar": (ResNet, {"stages": (3, 3, 3), **HE_CIFAR}, ("remat",)),
     "resnet56_cifar": (ResNet, {"stages": (9, 9, 9), **HE_CIFAR}, ("remat",)),
+    "vgg16_cifar": (VGG, {}, ()),
     "small_cnn": (SmallCNN, {}, ("width", "dropout")),
     "mlp": (MLP, {}, ("depth", "width", "dropout")),
 }
 # Fields of every model; `weights` (a file to start from) and `new_head` (all but its head) are for the caller.
-COMMON = ("name", "dtype", "mean", "std", "resize_to", "weights", "new_head")
+COMMON = ("name", "dtype", "mean", "std", "resize_to", "fsr", "weights", "new_head")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -52,7 +56,8 @@ def build(
 
     Args:
       config_model: `name`, one of `NETWORKS`; `dtype` of the body; the network's own fields, such as depth and width;
-        `resize_to`; `mean` and `std` of the channels, unless given here. A ConfigDict or a dict.
+        `resize_to`; `mean` and `std` of the channels, unless given here; `fsr`, a section of the fields of
+        `jrobust.models.fsr.Separation`, empty or None for a network without that module. A ConfigDict or a dict.
       num_classes: width of the head.
       input_shape: (H, W, C) of the images.
       mean, std: of the channels, in units of [0, 1].
@@ -81,8 +86,11 @@ def build(
         raise InputError(
             "model.mean and model.std are not set: expected one number for each channel, in units of [0, 1]"
         )
+    module = network(num_classes=num_classes, dtype=jnp.dtype(dtype), **fixed, **settings)
+    if config.get("fsr"):
+        module = module.clone(fsr=_separation(name, config["fsr"], getattr(module, "blocks", ())))
     return Classifier(
-        network(num_classes=num_classes, dtype=jnp.dtype(dtype), **fixed, **settings),
+        module,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
         num_classes=num_classes,
@@ -102,6 +110,20 @@ def _check(name: str, settings: Mapping[str, Any]) -> None:
         raise InputError(f"model.dropout is {settings['dropout']}: expected a rate of at least 0 and below 1")
     if name == "wide_resnet" and (settings.get("depth", 28) < 10 or (settings.get("depth", 28) - 4) % 6):
         raise InputError(f"model.depth is {settings['depth']}: a wide ResNet has depth 6 n + 4, such as 10, 16, 28, 40")
+
+
+def _separation(name: str, section: Mapping[str, Any], blocks: Sequence[str]) -> Separation:
+    """Return the settings of a section; without positions, the one of the released code: block4, or the last."""
+    if not blocks:
+        raise InputError(f"model {name!r} has no feature map for an FSR module: leave model.fsr empty")
+    fields = [field.name for field in dataclasses.fields(Separation)]
+    for field in section:
+        if field not in fields:
+            raise unknown("field of model.fsr", field, fields)
+    settings = {"positions": section.get("positions") or (blocks[min(4, len(blocks)) - 1],)}
+    separation = Separation(**dict(section) | settings)
+    separation.check_positions(blocks)
+    return separation
 
 
 def count(params: Any) -> int:
