@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jrobust import units
-from jrobust.attacks import Threat
+from jrobust.attacks import Threat, cross_entropy, cw_loss
 from jrobust.evaluation import programs
 from jrobust.evaluation.subject import Subject
 
@@ -18,7 +20,7 @@ NORMS = {"linf": "Linf", "l2": "L2"}
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """One attack of the suite: its column name, its numbers, and the sentence that identifies it."""
+    """PGD on a loss: its column name, its numbers, and the sentence that identifies it."""
 
     name: str
     norm: str
@@ -28,6 +30,7 @@ class Attack:
     random_start: bool
     restarts: int
     protocol: str
+    loss: programs.Loss = cross_entropy
 
     @property
     def eps(self) -> float:
@@ -36,7 +39,11 @@ class Attack:
 
     def numbers(self) -> tuple:
         """Return what the images depend on: attacks of equal numbers are the same attack."""
-        return self.norm, self.eps, self.step_size, self.num_steps, self.random_start, self.restarts
+        return *self.path(), self.num_steps
+
+    def path(self) -> tuple:
+        """Return the same without the number of steps: attacks of equal paths stop at points of one ascent."""
+        return self.norm, self.eps, self.step_size, self.random_start, self.restarts, self.loss
 
 
 def threat_text(norm: str, eps: str) -> str:
@@ -44,8 +51,26 @@ def threat_text(norm: str, eps: str) -> str:
     return f"{NORMS[norm]} {eps}"
 
 
-def craft(subject: Subject, batch: dict[str, Any], attack: Attack, key: jax.Array) -> jax.Array:
-    """Return the perturbed images of one attack on one batch; a radius that was not met does not compile again."""
+@functools.cache
+def cw(confidence: float) -> programs.Loss:
+    """Return the loss of Carlini and Wagner with this confidence; the same object each time, as programs need it."""
+    return functools.partial(cw_loss, confidence=confidence)
+
+
+def families(plan: Sequence[Attack]) -> list[list[Attack]]:
+    """Return the attacks in groups of one path, in the order of the first ones, fewer steps leading."""
+    groups: dict[tuple, list[Attack]] = {}
+    for attack in plan:
+        groups.setdefault(attack.path(), []).append(attack)
+    return [sorted(group, key=lambda attack: attack.num_steps) for group in groups.values()]
+
+
+def craft(subject: Subject, batch: dict[str, Any], family: Sequence[Attack], key: jax.Array) -> list[jax.Array]:
+    """Return the perturbed images of attacks of one path on one batch, fewer steps leading.
+
+    They cost the steps of the longest. A radius that was not met does not compile again.
+    """
+    first, dtype = family[0], jnp.promote_types(batch["image"].dtype, jnp.float32)
     return programs.craft(
         subject.logits,
         subject.variables,
@@ -53,9 +78,10 @@ def craft(subject: Subject, batch: dict[str, Any], attack: Attack, key: jax.Arra
         batch["label"],
         batch["index"],
         key,
-        Threat(attack.norm, jnp.float32(attack.eps)),
-        jnp.float32(attack.step_size),
-        num_steps=attack.num_steps,
-        random_start=attack.random_start,
-        restarts=attack.restarts,
+        Threat(first.norm, jnp.asarray(first.eps, dtype)),
+        jnp.asarray(first.step_size, dtype),
+        num_steps=[attack.num_steps for attack in family],
+        random_start=first.random_start,
+        restarts=first.restarts,
+        loss=first.loss,
     )

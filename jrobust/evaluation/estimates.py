@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,15 @@ def proportion(hits: np.ndarray) -> Estimate:
     center = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return Estimate(p, min(max(center - half, 0.0), p), max(min(center + half, 1.0), p), n, "wilson")
+
+
+def worst_case(results: Sequence[np.ndarray]) -> np.ndarray:
+    """Return, image by image, whether it withstood everything: the AND over members bool[N], clean ones included.
+
+    >>> worst_case([np.array([True, True, False]), np.array([True, False, True])]).tolist()
+    [True, False, False]
+    """
+    return np.logical_and.reduce([np.asarray(result, bool) for result in results])
 
 
 def mean(values: np.ndarray, *, highest: float = math.inf) -> Estimate:

@@ -7,15 +7,17 @@ radii and step sizes, which are traced, do not compile it again. Callers set the
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jrobust.attacks import Threat, margin, pgd, untargeted
+from jrobust import keys, loops
+from jrobust.attacks import Threat, cross_entropy, margin, pgd, untargeted
 
 Logits = Callable[..., jax.Array]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Outcome(NamedTuple):
@@ -52,7 +54,6 @@ def predict(logits: Logits, variables: Any, images: jax.Array, labels: jax.Array
     return Outcome(prediction, (prediction == labels) & finite, margin(scores, labels).astype(jnp.float32), finite)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_steps", "random_start", "restarts"))
 def craft(
     logits: Logits,
     variables: Any,
@@ -63,24 +64,79 @@ def craft(
     threat: Threat,
     step_size: jax.Array,
     *,
-    num_steps: int,
+    num_steps: Sequence[int],
     random_start: bool,
     restarts: int = 1,
-) -> jax.Array:
-    """Return the last iterates of PGD on the cross-entropy, float32[B, H, W, C]; eps and step size may be arrays."""
-    objective = untargeted(lambda x: logits(variables, x), labels)
-    result = pgd(
-        objective,
-        images,
-        key,
-        threat=threat,
-        step_size=step_size,
-        num_steps=num_steps,
-        random_start=random_start,
-        restarts=restarts,
-        index=index,
-    )
-    return result.adv_images
+    loss: Loss = cross_entropy,
+) -> list[jax.Array]:
+    """Return the iterates of PGD after each of `num_steps` (ascending): a float32[B, H, W, C] for each.
+
+    Not one compiled program but calls of few: PGD remembers nothing but its iterate, so it may stop and go on anywhere,
+    and the iterates 20 and 100 are those of PGD-20 and PGD-100 of equal start and step size. On an accelerator all
+    steps up to the next stop are one call, their number an argument; on CPU, where loops are unrolled
+    (`jrobust.loops`) and a hundred steps do not compile in reasonable time, each step is. Either way the same program
+    serves every number of steps, radius and step size.
+
+    Args:
+      logits, variables: the classifier; `logits` and `loss` are static.
+      images, labels, index: a batch; see `jrobust.attacks.pgd`.
+      key, threat, step_size, random_start: see there; radius and step size may be arrays.
+      num_steps: where to stop, each larger than the one before.
+      restarts: of random starts; for each stop and image the worst run: a misclassified one, then that of highest loss.
+      loss: what is maximised, a function that is the same object each time.
+    """
+    arguments = (logits, variables, images, labels)
+
+    def ascend(x: jax.Array, count: int) -> jax.Array:
+        if not loops.unrolled():
+            return _steps(*arguments, x, threat, step_size, jnp.int32(count), loss=loss)
+        for _ in range(count):
+            x = _step(*arguments, x, threat, step_size, loss=loss)
+        return x
+
+    found: list[jax.Array] = []
+    for run in range(restarts):
+        run_key = jax.random.fold_in(key, run) if restarts > 1 else key  # as pgd(restarts=...) numbers its runs
+        x, done = _start(images, index, run_key, threat) if random_start else images, 0
+        for i, stop in enumerate(num_steps):
+            x, done = ascend(x, stop - done), stop
+            if run == 0:
+                found.append(x)
+            else:
+                found[i] = _worse(logits, variables, labels, found[i], x, loss=loss)
+    return found
+
+
+@jax.jit
+def _start(images: jax.Array, index: jax.Array, key: jax.Array, threat: Threat) -> jax.Array:
+    return jax.vmap(threat.random_start)(keys.per_example(key, index), images)
+
+
+def _one_step(logits, variables, images, labels, x, threat, step_size, loss) -> jax.Array:
+    objective = untargeted(lambda images: logits(variables, images), labels, loss)
+    return pgd(
+        objective, images, threat=threat, step_size=step_size, num_steps=1, random_start=False, start=x
+    ).adv_images
+
+
+_step = jax.jit(_one_step, static_argnums=0, static_argnames="loss")
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="loss")
+def _steps(logits, variables, images, labels, x, threat, step_size, count, *, loss) -> jax.Array:
+    def body(_: jax.Array, x: jax.Array) -> jax.Array:
+        return _one_step(logits, variables, images, labels, x, threat, step_size, loss)
+
+    return jax.lax.fori_loop(0, count, body, x)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="loss")
+def _worse(logits, variables, labels, first, second, *, loss) -> jax.Array:
+    objective = untargeted(lambda images: logits(variables, images), labels, loss)
+    (loss1, success1), (loss2, success2) = objective(first), objective(second)
+    higher = jnp.nan_to_num(loss2, nan=-jnp.inf) >= jnp.nan_to_num(loss1, nan=-jnp.inf)
+    second_wins = jnp.where(success1 == success2, higher, success2)
+    return jnp.where(second_wins[:, None, None, None], second, first)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Suite `robustness`: accuracy under FGSM and PGD, over radii of Linf and L2, with checks on the attacks themselves."""
+"""Suite `robustness`: accuracy under FGSM, PGD and C&W, over radii of Linf and L2, with checks on the attacks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jrobust import units
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation import programs
 from jrobust.evaluation.accuracy import clean_columns, clean_warnings, joined, keep_valid
-from jrobust.evaluation.attack import NORMS, Attack, craft, threat_text
+from jrobust.evaluation.attack import NORMS, Attack, craft, cw, families, threat_text
 from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.checks import attack_checks, attack_warnings
-from jrobust.evaluation.estimates import proportion
+from jrobust.evaluation.estimates import proportion, worst_case
 from jrobust.evaluation.progress import track
 from jrobust.evaluation.rate import Rate
 from jrobust.evaluation.record import Record
@@ -28,12 +28,15 @@ class Settings:
     """What the attacks of the suite are allowed; radii and step sizes are text in pixel units of [0, 1].
 
     Attributes:
-      norm: "linf" or "l2", of FGSM and PGD.
+      norm: "linf" or "l2", of FGSM, PGD and C&W.
       eps: their radius.
-      step_size: of PGD at `eps`.
+      step_size: of PGD and C&W at `eps`.
       num_steps: one PGD for each number of steps.
-      random_start: PGD starts at a random point of the ball (uniform for Linf); otherwise at the image.
-      restarts: of PGD; per image the worst run counts.
+      random_start: PGD and C&W start at a random point of the ball (uniform for Linf); otherwise at the image.
+      restarts: of PGD and C&W; per image the worst run counts.
+      cw_steps: one C&W for each number of steps; () for none. The attack that Kim et al. 2023 (FSR) and others report
+        under this name: PGD that maximises -max(z_y - max_{k != y} z_k + kappa, 0). Not the attack of least L2 norm.
+      cw_confidence: kappa.
       sweep_linf, sweep_l2: the radii of the two curves; () for none.
       sweep_steps: steps of PGD on the curves. The step size is `step_size * radius / eps` for the norm above, so that
         the point at `eps` is PGD itself, and 2.5 radius / steps for the other norm.
@@ -45,6 +48,8 @@ class Settings:
     num_steps: tuple[int, ...] = (20,)
     random_start: bool = True
     restarts: int = 1
+    cw_steps: tuple[int, ...] = ()
+    cw_confidence: float = 50.0
     sweep_linf: tuple[str, ...] = ()
     sweep_l2: tuple[str, ...] = ()
     sweep_steps: int = 40
@@ -54,10 +59,10 @@ class Settings:
             raise unknown("norm", self.norm, NORMS)
         for radius in (self.eps, self.step_size, *self.sweep_linf, *self.sweep_l2):
             units.parse(radius)
-        if not self.num_steps or min(*self.num_steps, self.sweep_steps, self.restarts) < 1:
+        if not self.num_steps or min(*self.num_steps, *self.cw_steps, self.sweep_steps, self.restarts) < 1:
             raise InputError(
-                f"num_steps={self.num_steps}, sweep_steps={self.sweep_steps}, restarts={self.restarts}: expected"
-                " numbers of at least 1, and at least one num_steps"
+                f"num_steps={self.num_steps}, cw_steps={self.cw_steps}, sweep_steps={self.sweep_steps},"
+                f" restarts={self.restarts}: expected numbers of at least 1, and at least one num_steps"
             )
         if self.restarts > 1 and not self.random_start:
             raise InputError(
@@ -66,12 +71,13 @@ class Settings:
 
 
 def attacks(settings: Settings) -> dict[str, list[Attack]]:
-    """Return the attacks of the suite: under "main" FGSM and PGD, under "linf" and "l2" the points of the curves."""
+    """Return the attacks: under "main" FGSM, PGD and C&W, under "linf" and "l2" the points of the curves."""
     norm, eps, restarts = settings.norm, settings.eps, settings.restarts
     size = units.number(settings.step_size)
     main = [
         Attack("fgsm", norm, eps, units.number(eps), 1, False, 1, f"FGSM, {threat_text(norm, eps)}, from the image"),
         *(_pgd(f"pgd_{k}", settings, norm, eps, size, k, settings.step_size, restarts) for k in settings.num_steps),
+        *(_cw(f"cw_{k}", settings, size, k) for k in settings.cw_steps),
     ]
     groups = {"main": main}
     for curve, radii in (("linf", settings.sweep_linf), ("l2", settings.sweep_l2)):
@@ -102,9 +108,13 @@ def run(
     """Return clean accuracy, accuracy under each attack, in the worst case over them, and over radii.
 
     Every image is attacked, misclassified ones too; what counts is the prediction on the last iterate (with restarts:
-    on the worst run). `worst_case` is the share of images right on the image itself and under FGSM and every PGD. An
-    image's random start depends on `seed` and its index only, and is the same one, scaled, for every radius and number
-    of steps: no number changes with the batch size.
+    on the worst run). `worst_case` is the share of images right on the image itself and under FGSM, every PGD and every
+    C&W ("Ensemble" in FSR's tables). An image's random start depends on `seed` and its index only, and is the same one,
+    scaled, for every radius and number of steps: no number changes with the batch size. Attacks that differ only in
+    their number of steps are stops of one ascent, which costs (and counts as `attack_steps`) the longest of them.
+
+    The protocol of FSR (its code): eps 8/255, step_size "0.8/255", num_steps (20, 100), random_start False, cw_steps
+    (30,).
 
     Args and the per-example table are those of the accuracy suite; each attack adds `<attack>_correct` and
     `<attack>_margin` (positive where misclassified).
@@ -117,28 +127,31 @@ def run(
     plan = list({attack.name: attack for group in groups.values() for attack in group}.values())
     begin, rate = time.perf_counter(), Rate()
     order = choose(source, examples)
-    work = len(order) * sum(attack.num_steps * attack.restarts for attack in plan)
+    ascents = families(plan)
+    work = len(order) * sum(_steps(family) for family in ascents)
     rows, key = [], jax.random.key(seed)
     with jax.default_matmul_precision("highest"), track("robustness", work, progress) as advance:
         for batch in batches(source, batch_size, order, mesh):
             columns = _clean(subject, batch)
             count = int(np.sum(np.asarray(batch["valid"])))
-            for attack in plan:
-                steps = count * attack.num_steps * attack.restarts
-                with rate.timed(_program(attack), steps):
-                    columns |= jax.block_until_ready(attacked(subject, batch, attack, key))
+            for family in ascents:
+                steps = count * _steps(family)
+                with rate.timed((family[0].norm, family[0].loss, family[0].restarts > 1), steps):
+                    columns |= jax.block_until_ready(attacked(subject, batch, family, key))
                 advance(steps)
             rows.append(keep_valid(batch, columns))
     return _record(subject, source, settings, groups, joined(rows), rate, time.perf_counter() - begin, seed)
 
 
-def attacked(subject: Subject, batch: dict[str, Any], attack: Attack, key: jax.Array) -> dict[str, jax.Array]:
-    """Return the columns of one attack on one batch, its sizes among them."""
-    adv_images = craft(subject, batch, attack, key)
-    outcome = programs.predict(subject.logits, subject.variables, adv_images, batch["label"])
-    size = programs.size(batch["image"], adv_images)
-    columns = {"correct": outcome.correct, "margin": outcome.margin} | size._asdict()
-    return {f"{attack.name}_{name}": column for name, column in columns.items()}
+def attacked(subject: Subject, batch: dict[str, Any], family: list[Attack], key: jax.Array) -> dict[str, jax.Array]:
+    """Return the columns of the attacks of one path on one batch, their sizes among them."""
+    columns: dict[str, jax.Array] = {}
+    for attack, adv_images in zip(family, craft(subject, batch, family, key), strict=True):
+        outcome = programs.predict(subject.logits, subject.variables, adv_images, batch["label"])
+        found = {"correct": outcome.correct, "margin": outcome.margin}
+        found |= programs.size(batch["image"], adv_images)._asdict()
+        columns |= {f"{attack.name}_{name}": column for name, column in found.items()}
+    return columns
 
 
 def _pgd(name, settings: Settings, norm, radius, size: float, steps: int, size_text: str, restarts: int) -> Attack:
@@ -150,8 +163,16 @@ def _pgd(name, settings: Settings, norm, radius, size: float, steps: int, size_t
     return Attack(name, norm, radius, size, steps, settings.random_start, restarts, protocol)
 
 
-def _program(attack: Attack) -> tuple:
-    return attack.norm, attack.num_steps, attack.random_start, attack.restarts
+def _cw(name: str, settings: Settings, size: float, steps: int) -> Attack:
+    pgd = _pgd(name, settings, settings.norm, settings.eps, size, steps, settings.step_size, settings.restarts)
+    loss = f"the C&W loss of confidence {settings.cw_confidence:g} (not the L2 attack)"
+    protocol = pgd.protocol.replace("cross-entropy", loss)
+    return dataclasses.replace(pgd, protocol=protocol, loss=cw(settings.cw_confidence))
+
+
+def _steps(family: list[Attack]) -> int:
+    """Return the gradient steps an image: those of the longest, the last one."""
+    return family[-1].num_steps * family[-1].restarts
 
 
 def _clean(subject: Subject, batch: dict[str, Any]) -> dict[str, jax.Array]:
@@ -168,7 +189,7 @@ def _record(subject, source, settings: Settings, groups, columns, rate: Rate, se
     for attack in main:
         record.metrics[attack.name] = proportion(columns[f"{attack.name}_correct"])
         record.protocols[attack.name] = attack.protocol
-    columns["worst_case_correct"] = np.logical_and.reduce(
+    columns["worst_case_correct"] = worst_case(
         [columns["correct"], *(columns[f"{attack.name}_correct"] for attack in main)]
     )
     record.metrics["worst_case"] = proportion(columns["worst_case_correct"])

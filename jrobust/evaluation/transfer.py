@@ -84,7 +84,7 @@ def run(
             images = {"clean": batch["image"]}
             for crafter in subjects:
                 with rate.timed(crafter.name, count * attack.num_steps):
-                    images[crafter.name] = jax.block_until_ready(craft(crafter, batch, attack, key))
+                    images[crafter.name] = jax.block_until_ready(craft(crafter, batch, [attack], key)[0])
                 advance(count * attack.num_steps)
             for evaluated in subjects:
                 for name, crafted in images.items():

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrobust.attacks import linf, pgd, untargeted
 from jrobust.errors import InputError
-from jrobust.evaluation import Subject, programs, robustness
+from jrobust.evaluation import Subject, attack, programs, robustness
+from jrobust.evaluation.estimates import worst_case
+
+_spec = importlib.util.spec_from_file_location("toy", pathlib.Path(__file__).parent.parent / "attacks" / "toy.py")
+toy = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(toy)
 
 SETTINGS = robustness.Settings(
     eps="0.1",
@@ -53,7 +61,7 @@ def test_example_table_matches_the_totals(network, photos):
     assert columns["worst_case_correct"].tolist() == every.tolist()
     assert ((columns["pgd_10_margin"] < 0) == columns["pgd_10_correct"]).all()
     assert 0 < record.metrics["pgd_10"].value < record.metrics["accuracy"].value == 17 / 22
-    assert record.attack_steps == 22 * (1 + 5 + 10 + 4 * 10 + 2 * 10)
+    assert record.attack_steps == 22 * (1 + 10 + 4 * 10 + 2 * 10)  # PGD-5 is half of PGD-10
     assert record.attack_steps_per_second > 0 and record.threat == "Linf 8/255"
 
 
@@ -148,12 +156,73 @@ def test_transposed_labels_would_show(network, photos):
     np.testing.assert_allclose(outcome.margin, wrong - scores[np.arange(22), batch["label"]], atol=1e-5)
 
 
+def toy_logits(weights, images, *, beta=None):
+    """The function `toy.logits` with its weights as arguments: constants of two precisions do not share a program."""
+    w1, b1, w2, b2 = weights
+    flat = images.transpose(0, 3, 1, 2).reshape(images.shape[0], -1)
+    return jnp.tanh((flat - 0.5) @ w1.T + b1) @ w2.T + b2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_protocol_of_fsr_gives_the_counts_of_the_reference_packages(dtype):
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        weights = [jnp.asarray(w, dtype) for w in (toy.W1, toy.B1, toy.W2, toy.B2)]
+        subject = Subject("toy", range(10), toy_logits, weights)
+        settings = robustness.Settings(
+            eps="0.01", step_size="0.001", num_steps=(20, 100), random_start=False, cw_steps=(30,)
+        )
+        images = jnp.asarray(toy.images(), dtype)
+        batch = {"image": images, "label": jnp.asarray(toy.LABELS, jnp.int32), "index": jnp.arange(16)}
+        main = robustness.attacks(settings)["main"]
+        columns = {}
+        for family in attack.families(main):
+            columns |= robustness.attacked(subject, batch, family, jax.random.key(0))
+        assert columns["cw_30_margin"].dtype == jnp.float32
+    members = {a.name: np.asarray(columns[f"{a.name}_correct"]) for a in main}
+    assert {k: v.sum() for k, v in members.items()} == {"fgsm": 8, "pgd_20": 7, "pgd_100": 7, "cw_30": 4}
+    assert worst_case([np.ones(16, bool), *members.values()]).sum() == 4
+    assert main[-1].protocol == (
+        "PGD-30 on the C&W loss of confidence 50 (not the L2 attack), Linf 0.01, step 0.001, from the image,"
+        " last iterate"
+    )
+
+
+def test_cw_enters_the_worst_case(network, photos):
+    settings = robustness.Settings(step_size="0.8/255", num_steps=(2,), random_start=False, cw_steps=(3, 10))
+    record = robustness.run(network, photos, settings, batch_size=11, progress=False)
+    assert list(record.metrics) == ["accuracy", "fgsm", "pgd_2", "cw_3", "cw_10", "worst_case"]
+    names = ["correct", *(f"{name}_correct" for name in list(record.metrics)[1:-1])]
+    assert record.metrics["worst_case"].value == np.all([record.columns[n] for n in names], axis=0).mean()
+    assert record.attack_steps == 22 * (1 + 2 + 10)
+
+
+@pytest.mark.parametrize(("rolled", "restarts"), [(False, 3), (True, 1)])
+def test_stops_of_one_ascent_are_attacks_of_their_own(network, photos, rolled, restarts, monkeypatch):
+    """Step by step as on CPU, or in loops as on accelerators: the same as the kernel's own loop of so many steps."""
+    monkeypatch.setattr(programs.loops, "unrolled", lambda unroll=None: not rolled)
+    images = photos.arrays()["image"].astype(np.float32) / 255
+    labels, index, key = jnp.asarray(photos.labels, jnp.int32), jnp.arange(22, dtype=jnp.int32) + 5, jax.random.key(4)
+    threat, size = linf(jnp.float32(0.02)), jnp.float32(0.005)
+    arguments = (network.logits, network.variables, images, labels, index, key, threat, size)
+    found = programs.craft(*arguments, num_steps=[1, 4], random_start=True, restarts=restarts)
+    objective = untargeted(lambda x: network.logits(network.variables, x), labels)
+
+    def whole(images, steps):
+        options = {"threat": threat, "step_size": size, "restarts": restarts, "index": index, "unroll": False}
+        return pgd(objective, images, key, num_steps=steps, **options).adv_images
+
+    for steps, adv_images in zip((1, 4), found, strict=True):
+        expected = jax.jit(whole, static_argnums=1)(images, steps)
+        np.testing.assert_allclose(adv_images, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"norm": "l3"}, "unknown norm 'l3'"),
         ({"eps": "eight"}, "'eight' is not a radius"),
         ({"num_steps": ()}, "at least one num_steps"),
+        ({"cw_steps": (0,)}, r"cw_steps=\(0,\)"),
         ({"sweep_linf": ("-1",)}, "negative"),
         ({"restarts": 2, "random_start": False}, "without random_start"),
     ],

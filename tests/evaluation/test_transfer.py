@@ -41,7 +41,7 @@ def test_columns_craft_and_rows_are_evaluated(network, other, photos):
     assert own < foreign <= clean
     images = photos.arrays()["image"].astype(np.float32) / 255
     batch = {"image": images, "label": photos.labels, "index": np.arange(22, dtype=np.int32)}
-    crafted = attack.craft(other, batch, SETTINGS.attack(), jax.random.key(0))
+    (crafted,) = attack.craft(other, batch, [SETTINGS.attack()], jax.random.key(0))
     predictions = network.logits(network.variables, crafted).argmax(1)
     assert record.columns["network on other"].tolist() == (predictions == photos.labels).tolist()
     assert record.columns["network on other"].tolist() != record.columns["other on network"].tolist()
