@@ -80,7 +80,13 @@ class Iterative(Protocol):
 
 
 def run(
-    attack: Iterative, logits_fn: LogitsFn, problem: Problem, *, num_steps: int | None = None, unroll: bool = False
+    attack: Iterative,
+    logits_fn: LogitsFn,
+    problem: Problem,
+    *,
+    carry: Any = None,
+    num_steps: int | None = None,
+    unroll: bool = False,
 ) -> AttackResult:
     """Return the result of a whole attack, as a function that can be traced.
 
@@ -88,18 +94,26 @@ def run(
       attack: its numbers.
       logits_fn: the classifier; its normalisation is inside.
       problem: the rows.
+      carry: what to begin with; `attack.begin(logits_fn, problem)` by default.
       num_steps: stop after so many iterations; the attack's own number by default. Its schedule does not change.
+      until_broken: stop when every row is broken; for attacks whose broken rows do not change any more.
       unroll: the form of the loop. Rolled by default, on CPU too: a hundred iterations make a program that takes
         minutes to compile. (There a convolution's gradient inside a loop is slow; `autoattack` steps from the host.)
     """
     problem = jax.lax.stop_gradient(problem)
     total = attack.num_steps if num_steps is None else num_steps
-    carry = attack.begin(logits_fn, problem)
+    carry = attack.begin(logits_fn, problem) if carry is None else carry
 
     def body(t: jax.Array, carry: Any) -> Any:
         return attack.advance(logits_fn, problem, carry, jnp.full(problem.labels.shape, t, jnp.int32))
 
-    if total > 0:
+    if until_broken:
+        _, carry = jax.lax.while_loop(
+            lambda state: (state[0] < total) & ~jnp.all(state[1].success),
+            lambda state: (state[0] + 1, body(*state)),
+            (jnp.zeros((), jnp.int32), carry),
+        )
+    elif total > 0:
         carry = jax.lax.fori_loop(0, total, body, carry, unroll=unroll)
     return jax.lax.stop_gradient(attack.finish(problem, carry))
 

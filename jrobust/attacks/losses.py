@@ -76,8 +76,8 @@ def targeted_cross_entropy(logits: jax.Array, labels: jax.Array, targets: jax.Ar
 def kl(reference_logits: jax.Array, logits: jax.Array) -> jax.Array:
     """Return KL(p || q) = sum_k p_k (log p_k - log q_k) of p = softmax(reference_logits) and q = softmax(logits).
 
-    What TRADES maximises over images with p the clean prediction, held fixed (Zhang et al. 2019, Alg. 1). Both arguments
-    are differentiable. Where both are the same the gradient is 0: an attack must start elsewhere.
+    What TRADES maximises over images with p the clean prediction, held fixed (Zhang et al. 2019, Alg. 1). Both
+    arguments are differentiable. Where both are the same the gradient is 0: an attack must start elsewhere.
     """
     return optax.losses.kl_divergence_with_log_targets(
         jax.nn.log_softmax(_wide(logits)), jax.nn.log_softmax(_wide(reference_logits))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jrobust import keys, loops
-from jrobust.attacks.threat import Threat
+from jrobust.attacks import selection
+from jrobust.attacks.selection import Select
+from jrobust.attacks.threat import Threat, finite
 
 # images -> loss float[B] or (loss float[B], success bool[B]);
 # with `state`: (images, state) -> (loss float[B], next state).
 Objective = Callable[..., Any]
-Select = Literal["last", "best_loss", "any_adv"] | Callable[[jax.Array], jax.Array]
+# (images, state of the transform) -> images at which the gradient is taken.
+Lookahead = Callable[[jax.Array, Any], jax.Array]
 
 
 class AttackResult(NamedTuple):
@@ -35,14 +39,6 @@ class AttackResult(NamedTuple):
     state: Any = None
 
 
-class _Best(NamedTuple):
-    score: jax.Array
-    adv_images: jax.Array
-    success: jax.Array
-    loss: jax.Array
-    steps: jax.Array
-
-
 def pgd(
     objective: Objective,
     images: jax.Array,
@@ -58,6 +54,8 @@ def pgd(
     select: Select = "last",
     index: jax.Array | None = None,
     state: Any = None,
+    transform: optax.GradientTransformation | None = None,
+    lookahead: Lookahead | None = None,
     unroll: bool | None = None,
 ) -> AttackResult:
     """Maximise an objective over a ball around each image by projected gradient ascent.
@@ -87,6 +85,10 @@ def pgd(
       index: int32[B], the examples' numbers in the data set; 0 .. B-1 by default.
       state: if given, the objective is `(images, state) -> (loss, state)` and is threaded through the steps (batch
         statistics, fresh noise); success is then always False, `select` "last" and `restarts` 1.
+      transform: what becomes of the gradients of the batch before `threat.ascend`: momentum, smoothing. It must treat
+        examples separately. It sees them in float32 or wider, without NaN and infinity.
+      lookahead: `(x, state of the transform) -> where the gradient is taken` in the place of x. Iterates are selected
+        as they are, at the price of a forward pass a step where `select` asks for more than the last.
       unroll: the form of the loop; see `jrobust.loops`.
 
     Raises:
@@ -99,6 +101,8 @@ def pgd(
         if randomly:
             raise ValueError("pgd needs a key for its random start: pass key=..., or random_start=False")
         key = jax.random.key(0)  # never drawn from
+    if lookahead is not None and transform is None:
+        raise ValueError("lookahead is a function of the transform's state: pass transform=...")
     if state is not None and (restarts > 1 or select != "last"):
         raise ValueError("an objective with state takes restarts=1 and select='last'")
 
@@ -110,29 +114,37 @@ def pgd(
     def keep(x: jax.Array) -> jax.Array:
         return x if mask is None else jnp.where(jnp.asarray(mask) != 0, x, images)
 
-    def run(run_key: jax.Array) -> tuple[_Best, Any]:
+    def run(run_key: jax.Array) -> tuple[selection.Best, Any]:
         if randomly:
             x0 = keep(jax.vmap(threat.random_start)(keys.per_example(run_key, index), images))
         else:
             x0 = images if start is None else project(keep(start), images)
 
         def step(t: jax.Array, carry: tuple) -> tuple:
-            x, best, s = carry
-            loss, success, gradient, s = evaluate(x, s)
+            x, best, s, m = carry
+            loss, success, gradient, s = evaluate(x if lookahead is None else lookahead(x, m), s)
             if select != "last":
-                best = _keep_better(best, _judge(select, x, loss, success, t, num_steps))
-            return project(keep(x + step_size * jax.vmap(threat.ascend)(gradient)), images), best, s
+                if lookahead is not None:
+                    loss, success, _, _ = evaluate(x, s, differentiate=False)
+                best = selection.keep_better(best, selection.judge(select, x, loss, success, t, num_steps))
+            if transform is not None:
+                gradient, m = transform.update(finite(gradient), m, x)
+            return project(keep(x + step_size * jax.vmap(threat.ascend)(gradient)), images), best, s, m
 
-        x, best, end_state = loops.fori_loop(0, num_steps, step, (x0, _nothing(images), state), unroll=unroll)
+        m0 = None if transform is None else transform.init(finite(images))
+        init = x0, selection.nothing(images), state, m0
+        x, best, end_state, _ = loops.fori_loop(0, num_steps, step, init, unroll=unroll)
         # One forward pass judges the last iterate; where nobody asks for its loss the compiler drops it.
         loss, success, _, _ = evaluate(x, end_state, differentiate=False)
-        return _keep_better(best, _judge(select, x, loss, success, num_steps, num_steps)), end_state
+        last = selection.judge(select, x, loss, success, num_steps, num_steps)
+        return selection.keep_better(best, last), end_state
 
     if restarts == 1:
         best, end_state = run(key)
     else:
         run_keys = keys.per_example(key, jnp.arange(restarts))
-        best, end_state = _best_run(jax.vmap(lambda k: run(k)[0])(run_keys), by_score=callable(select)), None
+        runs = jax.vmap(lambda k: run(k)[0])(run_keys)
+        best, end_state = selection.best_run(runs, runs.score if callable(select) else runs.loss), None
     return jax.lax.stop_gradient(AttackResult(best.adv_images, best.success, best.loss, best.steps, end_state))
 
 
@@ -166,47 +178,3 @@ def _evaluation(objective: Objective, *, stateful: bool) -> Callable:
         return jax.lax.stop_gradient((loss, success, gradient, state))
 
     return evaluate
-
-
-def _judge(select: Select, x, loss, success, t, num_steps) -> _Best:
-    """Give the iterate `x` of step `t` the score that puts the policy's choice on top."""
-    steps = jnp.full(loss.shape, t, jnp.int32)
-    if callable(select):
-        score = select(x)
-        success, loss = score > -jnp.inf, jnp.full_like(loss, jnp.nan)
-    elif select == "best_loss":
-        score = loss
-    elif select == "any_adv":
-        score = steps + jnp.where(success, num_steps + 1, 0)
-    elif select == "last":
-        score = steps
-    else:
-        raise ValueError(f"unknown select {select!r}: expected 'last', 'best_loss', 'any_adv' or a function")
-    score = jnp.nan_to_num(score.astype(jnp.promote_types(score.dtype, jnp.float32)), nan=-jnp.inf, neginf=-jnp.inf)
-    return _Best(score, x, success, loss, steps)
-
-
-def _nothing(images: jax.Array) -> _Best:
-    """The state of the search before the first iterate: the clean images, at a score that anything admissible beats."""
-    shape, wide = images.shape[:1], jnp.promote_types(images.dtype, jnp.float32)
-    return _Best(
-        jnp.full(shape, -jnp.inf, wide),
-        images,
-        jnp.zeros(shape, bool),
-        jnp.full(shape, jnp.nan, wide),
-        jnp.zeros(shape, jnp.int32),
-    )
-
-
-def _keep_better(best: _Best, new: _Best) -> _Best:
-    better = new.score > best.score
-    return jax.tree.map(
-        lambda b, n: jnp.where(better.reshape(-1, *[1] * (n.ndim - 1)), n.astype(b.dtype), b), best, new
-    )
-
-
-def _best_run(runs: _Best, *, by_score: bool) -> _Best:
-    """Choose per example among runs stacked on the leading axis: success first, then the highest loss or score."""
-    value = jnp.nan_to_num(runs.score if by_score else runs.loss, nan=-jnp.inf, posinf=jnp.inf, neginf=-jnp.inf)
-    choice = jnp.lexsort((value, runs.success), axis=0)[-1]
-    return jax.tree.map(lambda leaf: leaf[choice, jnp.arange(choice.shape[0])], runs)

@@ -35,7 +35,7 @@ class Threat:
         A NaN in `point` gives the centre's value.
         """
         wide = _wide(center)
-        delta = _finite(point.astype(wide.dtype) - wide)
+        delta = finite(point.astype(wide.dtype) - wide)
         eps = jnp.asarray(self.eps, wide.dtype)
         if self.norm == "linf":
             delta = jnp.clip(delta, -eps, eps)
@@ -60,13 +60,13 @@ class Threat:
             delta = delta * eps * jax.random.uniform(distance_key, (), wide.dtype)
         return self.project(wide + delta, center)
 
-    def ascend(self, gradient: jax.Array) -> jax.Array:
-        """Return the direction of steepest ascent of unit norm: sign(g) for Linf, g / (||g||_2 + 1e-10) for L2.
+    def ascend(self, gradient: jax.Array, floor: float = 1e-10) -> jax.Array:
+        """Return the direction of steepest ascent of unit norm: sign(g) for Linf, g / (||g||_2 + floor) for L2.
 
         Coordinates whose gradient is NaN do not move: one of them would otherwise poison the image.
         """
-        gradient = _finite(_wide(gradient))
-        return jnp.sign(gradient) if self.norm == "linf" else gradient / (_length(gradient) + 1e-10)
+        gradient = finite(gradient)
+        return jnp.sign(gradient) if self.norm == "linf" else gradient / (_length(gradient) + floor)
 
 
 def linf(eps: str | float | Fraction | jax.Array) -> Threat:
@@ -91,9 +91,10 @@ def _wide(array: jax.Array) -> jax.Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def _finite(array: jax.Array) -> jax.Array:
+def finite(array: jax.Array) -> jax.Array:
+    """Return the array in float32 or wider, 0 for NaN and numbers beyond 1e30 cut there."""
     # Not the largest float: its reciprocal is subnormal, which accelerators and XLA on CPU flush to zero.
-    return jnp.clip(jnp.nan_to_num(array, nan=0.0), -1e30, 1e30)
+    return jnp.clip(jnp.nan_to_num(_wide(array), nan=0.0), -1e30, 1e30)
 
 
 def _length(array: jax.Array) -> jax.Array:
