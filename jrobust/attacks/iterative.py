@@ -86,6 +86,7 @@ def run(
     *,
     carry: Any = None,
     num_steps: int | None = None,
+    until_broken: bool = False,
     unroll: bool = False,
 ) -> AttackResult:
     """Return the result of a whole attack, as a function that can be traced.
