@@ -1,5 +1,7 @@
 """Attacks on any JAX function of images: threat models, per-example losses, the PGD kernel, attacks on attributions."""
 
+from jrobust.attacks.apgd import APGD
+from jrobust.attacks.apgd_runs import apgd, apgd_targeted
 from jrobust.attacks.attribution import ifia, ifia_art, ifia_strict
 from jrobust.attacks.losses import (
     cross_entropy,
@@ -18,8 +20,11 @@ from jrobust.attacks.targeted_attribution import targeted_dombrowski, targeted_t
 from jrobust.attacks.threat import Threat, l2, linf
 
 __all__ = [
+    "APGD",
     "AttackResult",
     "Threat",
+    "apgd",
+    "apgd_targeted",
     "cross_entropy",
     "cw_loss",
     "dlr",
