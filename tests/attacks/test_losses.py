@@ -1,8 +1,6 @@
 """Losses: golden values of the reference packages, closed forms, gradients, and refusals."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +22,7 @@ from jrobust.attacks import (
     targeted_dlr,
 )
 from jrobust.errors import InputError
-
-_spec = importlib.util.spec_from_file_location("toy", pathlib.Path(__file__).with_name("toy.py"))
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
+from tests.attacks import toy
 
 LOGITS = [[2, 1, 0.5, -1, 0], [0.1, 0.4, 0.3, 0.2, -0.5]]
 OTHER = [[1.5, 1.2, 0.5, -1, 0], [0.3, 0.2, 0.3, 0.2, -0.4]]

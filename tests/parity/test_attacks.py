@@ -1,8 +1,5 @@
 """FGSM and PGD against a plain PyTorch rewrite: every iterate in float64, from the same start, nothing random."""
 
-import importlib.util
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +8,10 @@ import pytest
 from jrobust.attacks import cross_entropy, fgsm, l2, linf, pgd, untargeted
 from jrobust.models import zoo
 from jrobust.weights.torch_layouts import to_torch
+from tests.attacks import toy
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
-
-_spec = importlib.util.spec_from_file_location("toy", pathlib.Path(__file__).parent.parent / "attacks" / "toy.py")
-toy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(toy)
 
 TOLERANCE = 1e-9
 STEPS = 7
