@@ -9,39 +9,73 @@ from typing import Any
 
 from jrobust import units
 from jrobust.errors import InputError, unknown
-from jrobust.methods.adversarial import Adversarial
+from jrobust.methods.adversarial import Adversarial, AdversarialMethod
 from jrobust.methods.art import ART
+from jrobust.methods.fsr import FSR
+from jrobust.methods.mart import MART
 from jrobust.methods.network import NetworkMethod
 from jrobust.methods.standard import Standard
+from jrobust.methods.trades import TRADES
 from jrobust.models.classifier import Classifier
 
-METHODS: dict[str, type[NetworkMethod]] = {"standard": Standard, "adversarial": Adversarial, "art": ART}
+METHODS: dict[str, type[NetworkMethod]] = {
+    "standard": Standard,
+    "adversarial": Adversarial,
+    "trades": TRADES,
+    "mart": MART,
+    "art": ART,
+}
 _RADII = ("eps", "step_size")
+_PARTS = ("classifier", "base")  # fields that are no numbers of a config
 
 
 def build(section: Mapping[str, Any], classifier: Classifier) -> NetworkMethod:
     """Return the method of `config.method`: `name` picks the class, every other field is one of its numbers.
 
+    A subsection `fsr` with the numbers of `FSR` puts it on top of the named method; the network then has FSR modules.
+
     Raises:
-      InputError: an unknown method, a field it lacks, a missing field, or a value that is none of the allowed words.
+      InputError: an unknown method, a field it lacks, a missing field, or a value that is none of the allowed words; a
+        subsection `fsr` without modules in the network or the reverse, or on a method that cannot carry it.
     """
     values = dict(section)
-    name = values.pop("name")
+    name, fsr = values.pop("name"), values.pop("fsr", None)
     if name not in METHODS:
         raise unknown("method", name, METHODS)
-    fields = {field.name: field for field in dataclasses.fields(METHODS[name]) if field.name != "classifier"}
+    method = METHODS[name](classifier, **_numbers(METHODS[name], f"method {name!r}", "method", values))
+    if (fsr is not None) != (getattr(classifier.module, "fsr", None) is not None):
+        found, lacking = ("method.fsr", "model.fsr") if fsr is not None else ("model.fsr", "method.fsr")
+        raise InputError(f"{found} is set and {lacking} is not: one is the modules, the other their losses; set both")
+    return method if fsr is None else _separated(method, name, dict(fsr))
+
+
+def _separated(base: NetworkMethod, name: str, values: dict[str, Any]) -> FSR:
+    """Return FSR on top of a method."""
+    if not isinstance(base, AdversarialMethod):
+        raise InputError(f"method {name!r} does not carry method.fsr: expected adversarial, trades or mart")
+    method = FSR(base.classifier, base, **_numbers(FSR, "method.fsr", "method.fsr", values))
+    if not base.forwards_clean and (method.auxiliary_on != "adv" or method.auxiliary_kl):
+        raise InputError(
+            f"method {name!r} never forwards clean images: set method.fsr.auxiliary_on to adv and auxiliary_kl to False"
+        )
+    return method
+
+
+def _numbers(method: type[NetworkMethod], title: str, path: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a method from a config section, checked against the class."""
+    fields = {field.name: field for field in dataclasses.fields(method) if field.name not in _PARTS}
     for key in values:
         if key not in fields:
-            raise unknown(f"field of method {name!r}", key, fields)
+            raise unknown(f"field of {title}", key, fields)
     missing = [key for key, field in fields.items() if key not in values and field.default is dataclasses.MISSING]
     if missing:
-        raise InputError(f"method {name!r} lacks {', '.join(missing)}: set config.method.{missing[0]}")
+        raise InputError(f"{title} lacks {', '.join(missing)}: set config.{path}.{missing[0]}")
     for key in values:
         values[key] = units.number(values[key]) if key in _RADII else values[key]
-        choices = _choices(METHODS[name], key)
+        choices = _choices(method, key)
         if choices and values[key] not in choices:
-            raise unknown(f"method.{key}", values[key], choices)
-    return METHODS[name](classifier, **values)
+            raise unknown(f"{path}.{key}", values[key], choices)
+    return values
 
 
 def _choices(method: type, field: str) -> tuple:
@@ -50,4 +84,4 @@ def _choices(method: type, field: str) -> tuple:
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
-__all__ = ["ART", "METHODS", "Adversarial", "Standard", "build"]
+__all__ = ["ART", "FSR", "MART", "METHODS", "TRADES", "Adversarial", "AdversarialMethod", "Standard", "build"]

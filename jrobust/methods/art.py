@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jrobust import keys
 from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.attributions.agreement import cosine_distance
+from jrobust.methods.classes import negative_class
 from jrobust.methods.network import NetworkMethod
 from jrobust.models.classifier import Prediction
 from jrobust.training.method import Batch, Metrics
@@ -248,15 +249,6 @@ def pair_hard_loss(clean: Attribution, adv: Attribution) -> jax.Array:
         return triplet_loss(positive, jnp.where(own_neg <= twin_neg, own_neg, twin_neg))
 
     return jnp.concatenate([anchored(clean, adv), anchored(adv, clean)])
-
-
-def negative_class(logits: jax.Array, labels: jax.Array, rule: Literal["runner_up", "argmin"]) -> jax.Array:
-    """Return i* = argmax (or argmin) of f_i over i != y: int32[B], never y, ties to the lowest index, a constant."""
-    logits = jax.lax.stop_gradient(logits)
-    true = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    if rule == "argmin":
-        return jnp.argmin(jnp.where(true, jnp.inf, logits), axis=-1)
-    return jnp.argmax(jnp.where(true, -jnp.inf, logits), axis=-1)
 
 
 def top_k_mask(values: jax.Array, k: int) -> jax.Array:

@@ -28,5 +28,5 @@ class NetworkMethod(abc.ABC):
         """Return the scalar loss, the next batch statistics and metrics; see `jrobust.training.method.Method`."""
 
     def logits(self, variables: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
-        """Return float32[B, K] in inference mode; `beta` replaces every ReLU by a softplus of that sharpness."""
-        return self.classifier.apply(variables.params, variables.state, images, beta=beta).logits
+        """Return float32[B, K] in inference mode, masks without noise; `beta` puts softplus in the place of ReLU."""
+        return self.classifier.apply(variables.params, variables.state, images, beta=beta, mask_mode="mean").logits

@@ -23,7 +23,7 @@ class Toy:
     def normalize(self, images):
         return (images - self.mean) / self.std
 
-    def apply(self, params, batch_stats, images, *, train=False, beta=None, keys=None):
+    def apply(self, params, batch_stats, images, *, train=False, beta=None, keys=None, **_):
         z = self.normalize(images).reshape(images.shape[0], -1)
         return Prediction(self.forward(params, z, beta), batch_stats + train, {})
 
