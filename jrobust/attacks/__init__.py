@@ -3,6 +3,7 @@
 from jrobust.attacks.apgd import APGD
 from jrobust.attacks.apgd_runs import apgd, apgd_targeted
 from jrobust.attacks.attribution import ifia, ifia_art, ifia_strict
+from jrobust.attacks.fab import FAB, fab
 from jrobust.attacks.losses import (
     cross_entropy,
     cw_loss,
@@ -15,19 +16,25 @@ from jrobust.attacks.losses import (
     targeted_dlr,
     untargeted,
 )
+from jrobust.attacks.nattack import NAttack, nattack
 from jrobust.attacks.pgd import AttackResult, fgsm, pgd
+from jrobust.attacks.square import Square, square
 from jrobust.attacks.targeted_attribution import targeted_dombrowski, targeted_topk
 from jrobust.attacks.threat import Threat, l2, linf
 
 __all__ = [
     "APGD",
+    "FAB",
     "AttackResult",
+    "NAttack",
+    "Square",
     "Threat",
     "apgd",
     "apgd_targeted",
     "cross_entropy",
     "cw_loss",
     "dlr",
+    "fab",
     "fgsm",
     "ifia",
     "ifia_art",
@@ -36,8 +43,10 @@ __all__ = [
     "l2",
     "linf",
     "margin",
+    "nattack",
     "pgd",
     "ranked_targets",
+    "square",
     "targeted",
     "targeted_cross_entropy",
     "targeted_dlr",
