@@ -3,11 +3,12 @@
     python launch/evaluate.py --workdir=RUN --suite=robustness,attribution [--suite.eps=4/255 --suite.num_steps=5]
 
 Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE.safetensors, and the
-test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy, robustness,
+test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy, robustness, sanity,
 attribution, transfer (with --against=RUN,RUN) and localization. Their settings are those of config.evaluation;
 --suite.FIELD=VALUE changes one in every named suite that has it. Computes in float32 unless --dtype says otherwise.
 
-Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew.
+Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew. Status 1 after all
+of it means that a check of suite sanity failed. (Suite sanity takes images from the models of --against too.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rich.console import Console
 
 from jrobust import evaluation
 from jrobust.errors import InputError
-from jrobust.evaluation import Record, Subject, suites
+from jrobust.evaluation import Record, Subject, sanity, suites
 from jrobust.reporting import page, run_files, tables
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Variables
@@ -38,7 +39,7 @@ WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 SUITE = flags.DEFINE_list("suite", [], f"suites: {', '.join(suites.SUITES)}")
 STEP = flags.DEFINE_string("step", "latest", "checkpoint: latest, best, or a step")
 WEIGHTS = flags.DEFINE_string("weights", "", "take the weights from this file instead of a checkpoint")
-AGAINST = flags.DEFINE_list("against", [], "folders of other runs, for suite transfer; their latest or best checkpoint")
+AGAINST = flags.DEFINE_list("against", [], "folders of other runs, for suites transfer and sanity; latest or best step")
 DATA_DIR = flags.DEFINE_string("data.dir", None, "the data folder, if it is not where the run found it")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "compute type of the network's body")
 SEED = flags.DEFINE_integer("seed", None, "of random starts and of the choice of images; by default the run's")
@@ -71,7 +72,10 @@ def main(overrides: dict[str, str]) -> int:
         crop_size=parts.config.data.augment.crop_size,
     )
     show(workdir, records, page.write(workdir))
-    return 0
+    failed = sanity.failures(records)
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
 
 
 def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[assembly.Parts, Subject]:

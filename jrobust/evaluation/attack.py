@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ class Attack:
     restarts: int
     protocol: str
     loss: programs.Loss = cross_entropy
+    method: str = "pgd"
 
     @property
     def eps(self) -> float:
@@ -43,12 +45,38 @@ class Attack:
 
     def path(self) -> tuple:
         """Return the same without the number of steps: attacks of equal paths stop at points of one ascent."""
-        return self.norm, self.eps, self.step_size, self.random_start, self.restarts, self.loss
+        return self.method, self.norm, self.eps, self.step_size, self.random_start, self.restarts, self.loss
 
 
 def threat_text(norm: str, eps: str) -> str:
     """Return the threat model as text: "Linf 8/255"."""
     return f"{NORMS[norm]} {eps}"
+
+
+def ascent(
+    name: str,
+    norm: str,
+    eps: str,
+    step_size: str | Fraction,
+    num_steps: int,
+    random_start: bool,
+    restarts: int = 1,
+    *,
+    confidence: float | None = None,
+) -> Attack:
+    """Return PGD as an attack, on the cross-entropy or, given a confidence, on the loss of Carlini and Wagner."""
+    step = units.parse(step_size) if isinstance(step_size, str) else step_size
+    text = step_size if isinstance(step_size, str) else _length(step, norm)
+    start = "random start" if random_start else "from the image"
+    many = f", worst of {restarts} restarts" if restarts > 1 else ""
+    loss = "cross-entropy" if confidence is None else f"the C&W loss of confidence {confidence:g} (not the L2 attack)"
+    protocol = f"PGD-{num_steps} on {loss}, {threat_text(norm, eps)}, step {text}, {start}, last iterate{many}"
+    objective = cross_entropy if confidence is None else cw(confidence)
+    return Attack(name, norm, eps, float(step), num_steps, random_start, restarts, protocol, objective)
+
+
+def _length(value: Fraction, norm: str) -> str:
+    return f"{float(value * 255):g}/255" if norm == "linf" else f"{float(value):g}"
 
 
 @functools.cache

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jrobust import keys, loops
-from jrobust.attacks import Threat, cross_entropy, margin, pgd, untargeted
+from jrobust.attacks import Threat, cross_entropy, iterative, margin, pgd, untargeted
+from jrobust.attacks.iterative import Iterative, Problem
 
 Logits = Callable[..., jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -137,6 +138,44 @@ def _worse(logits, variables, labels, first, second, *, loss) -> jax.Array:
     higher = jnp.nan_to_num(loss2, nan=-jnp.inf) >= jnp.nan_to_num(loss1, nan=-jnp.inf)
     second_wins = jnp.where(success1 == success2, higher, success2)
     return jnp.where(second_wins[:, None, None, None], second, first)
+
+
+def search(
+    logits: Logits,
+    variables: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    index: jax.Array,
+    key: jax.Array,
+    threat: Threat,
+    attack: Iterative,
+) -> jax.Array:
+    """Return the images that `attack` (static) finds, the images themselves where it finds none.
+
+    As `craft` it is one program on an accelerator, and one a step on CPU.
+    """
+    problem = Problem.of(images, labels, threat, key, index=index)
+    if not loops.unrolled():
+        return _search(logits, variables, problem, attack)
+    carry = _begin(logits, variables, problem, attack)
+    for step in range(attack.num_steps):
+        carry = _advance(logits, variables, problem, carry, jnp.full(labels.shape, step, jnp.int32), attack)
+    return attack.finish(problem, carry).adv_images
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _search(logits, variables, problem, attack) -> jax.Array:
+    return iterative.run(attack, functools.partial(logits, variables), problem).adv_images
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _begin(logits, variables, problem, attack) -> Any:
+    return attack.begin(functools.partial(logits, variables), problem)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _advance(logits, variables, problem, carry, step, attack) -> Any:
+    return attack.advance(functools.partial(logits, variables), problem, carry, step)
 
 
 @jax.jit

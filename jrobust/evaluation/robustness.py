@@ -13,7 +13,7 @@ from jrobust import units
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation import programs
 from jrobust.evaluation.accuracy import clean_columns, clean_warnings, joined, keep_valid
-from jrobust.evaluation.attack import NORMS, Attack, craft, cw, families, threat_text
+from jrobust.evaluation.attack import NORMS, Attack, ascent, craft, families, threat_text
 from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.checks import attack_checks, attack_warnings
 from jrobust.evaluation.estimates import proportion, worst_case
@@ -72,12 +72,16 @@ class Settings:
 
 def attacks(settings: Settings) -> dict[str, list[Attack]]:
     """Return the attacks: under "main" FGSM, PGD and C&W, under "linf" and "l2" the points of the curves."""
-    norm, eps, restarts = settings.norm, settings.eps, settings.restarts
-    size = units.number(settings.step_size)
+    norm, eps = settings.norm, settings.eps
+    start, restarts, kappa = settings.random_start, settings.restarts, settings.cw_confidence
+
+    def at_eps(name: str, steps: int, confidence: float | None = None) -> Attack:
+        return ascent(name, norm, eps, settings.step_size, steps, start, restarts, confidence=confidence)
+
     main = [
         Attack("fgsm", norm, eps, units.number(eps), 1, False, 1, f"FGSM, {threat_text(norm, eps)}, from the image"),
-        *(_pgd(f"pgd_{k}", settings, norm, eps, size, k, settings.step_size, restarts) for k in settings.num_steps),
-        *(_cw(f"cw_{k}", settings, size, k) for k in settings.cw_steps),
+        *(at_eps(f"pgd_{steps}", steps) for steps in settings.num_steps),
+        *(at_eps(f"cw_{steps}", steps, kappa) for steps in settings.cw_steps),
     ]
     groups = {"main": main}
     for curve, radii in (("linf", settings.sweep_linf), ("l2", settings.sweep_l2)):
@@ -87,8 +91,7 @@ def attacks(settings: Settings) -> dict[str, list[Attack]]:
                 step = units.parse(settings.step_size) * units.parse(radius) / units.parse(eps)
             else:
                 step = units.parse(radius) * 5 / 2 / settings.sweep_steps
-            text = f"{float(step * 255):g}/255" if curve == "linf" else f"{float(step):g}"
-            point = _pgd(f"{curve}_{radius}", settings, curve, radius, float(step), settings.sweep_steps, text, 1)
+            point = ascent(f"{curve}_{radius}", curve, radius, step, settings.sweep_steps, start)
             # A point that is one of the main attacks is not run twice.
             groups[curve].append(next((attack for attack in main if attack.numbers() == point.numbers()), point))
     return groups
@@ -152,22 +155,6 @@ def attacked(subject: Subject, batch: dict[str, Any], family: list[Attack], key:
         found |= programs.size(batch["image"], adv_images)._asdict()
         columns |= {f"{attack.name}_{name}": column for name, column in found.items()}
     return columns
-
-
-def _pgd(name, settings: Settings, norm, radius, size: float, steps: int, size_text: str, restarts: int) -> Attack:
-    start = "random start" if settings.random_start else "from the image"
-    many = f", worst of {restarts} restarts" if restarts > 1 else ""
-    protocol = (
-        f"PGD-{steps} on cross-entropy, {threat_text(norm, radius)}, step {size_text}, {start}, last iterate{many}"
-    )
-    return Attack(name, norm, radius, size, steps, settings.random_start, restarts, protocol)
-
-
-def _cw(name: str, settings: Settings, size: float, steps: int) -> Attack:
-    pgd = _pgd(name, settings, settings.norm, settings.eps, size, steps, settings.step_size, settings.restarts)
-    loss = f"the C&W loss of confidence {settings.cw_confidence:g} (not the L2 attack)"
-    protocol = pgd.protocol.replace("cross-entropy", loss)
-    return dataclasses.replace(pgd, protocol=protocol, loss=cw(settings.cw_confidence))
 
 
 def _steps(family: list[Attack]) -> int:

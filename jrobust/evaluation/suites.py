@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jrobust.errors import InputError, unknown
-from jrobust.evaluation import accuracy, attribution, localization, robustness, transfer
+from jrobust.evaluation import accuracy, attribution, localization, robustness, sanity, transfer
 from jrobust.evaluation.batches import Cropped
 from jrobust.evaluation.record import Record, config_hash
 from jrobust.evaluation.subject import Subject
@@ -23,10 +23,14 @@ from jrobust.evaluation.subject import Subject
 SUITES: dict[str, ModuleType] = {
     "accuracy": accuracy,
     "robustness": robustness,
+    "sanity": sanity,
     "attribution": attribution,
     "transfer": transfer,
     "localization": localization,
 }
+
+# Suites that take other models, from which images are transferred.
+WITH_OTHERS = ("transfer", "sanity")
 
 # What a section of the config may set beside the fields of the suite; without them the suite takes config.evaluation's.
 SHARED = ("batch_size", "examples")
@@ -96,7 +100,7 @@ def run_suites(
       source: the images: `jrobust.data.registry.load(name, "test", dir)`, `jrobust.data.source.from_arrays(...)`.
       settings: config.evaluation: `batch_size`, `examples` (0 for all), and a section a suite, each field optional.
       workdir: the run's folder; None to write nothing.
-      against: other models, for the transfer suite.
+      against: other models, for the suites transfer and sanity.
       seed: of random starts and of the order in which the attribution suite takes images.
       progress: whether to show a line with the time left, and the paths written.
       mesh: devices to spread batches over; batch sizes are rounded up to a multiple of its size.
@@ -109,7 +113,7 @@ def run_suites(
     if mesh is not None:
         subject, *against = [_replicated(model, mesh) for model in (subject, *against)]
     chosen = {name: settings_of(name, settings.get(name) or {}) for name in names}
-    if "transfer" in names:
+    if "transfer" in names or (against and "sanity" in names):
         transfer.checked([subject, *against])
     for name, chosen_settings in chosen.items():
         if check := getattr(SUITES[name], "check", None):
@@ -131,7 +135,7 @@ def run_suites(
             seed=seed,
             progress=progress,
             mesh=mesh,
-            **({"against": against} if name == "transfer" else {}),
+            **({"against": against} if name in WITH_OTHERS else {}),
         )
         record.config_hash = config_hash(workdir)
         if workdir is not None:
