@@ -7,6 +7,7 @@ authors' PyTorch code; where it and the paper leave something open, the docstrin
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -124,7 +125,9 @@ def uniforms(keys: jax.Array | None, number: int, shape: tuple[int, ...], dtype:
     """
     if keys is None or keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise ValueError("mask_mode='sample' needs `keys`, one typed PRNG key per example, shape [B]")
-    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, number), shape, dtype))(keys)
+    flat = (math.prod(shape),)  # the same numbers as for `shape`; XLA takes ten times longer to compile those on CPU
+    drawn = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, number), flat, dtype))(keys)
+    return drawn.reshape(keys.shape[0], *shape)
 
 
 class ConvNet(nn.Module):
@@ -236,8 +239,7 @@ class FSR(nn.Module):
             return jnp.zeros_like(f)
         if self.settings.separation == "random":
             stored = jax.random.key(0, impl="threefry2x32")
-            fixed = jax.random.uniform(jax.random.fold_in(stored, number), shape, f.dtype)
-            u = fixed if mask_mode == "mean" else uniforms(keys, number, shape, f.dtype)
+            u = uniforms(stored[None] if mask_mode == "mean" else keys, number, shape, f.dtype)
             return jnp.broadcast_to((u >= share).astype(f.dtype), f.shape)
         values = jax.lax.stop_gradient(f).reshape(f.shape[0], -1)
         # Stable, so that of the many zeros after an activation exactly the share asked for is taken.

@@ -23,12 +23,18 @@ COUNTS = [
     ("resnet18_cifar", {}, 10, 32, 11_173_962),
     ("resnet20_cifar", {}, 10, 32, 269_722),
     ("resnet56_cifar", {}, 10, 32, 853_018),
+    ("wide_resnet", {"depth": 34, "width": 10}, 10, 32, 46_160_474),
+    ("vgg16_cifar", {}, 10, 32, 15_253_578),
 ]
 MACS = [
     ("wide_resnet", {"depth": 28, "width": 10}, 10, 32, 5.243e9),
     ("wide_resnet", {"depth": 40, "width": 2}, 10, 32, 0.328e9),
     ("wide_resnet", {"depth": 28, "width": 10}, 17, 128, 83.893e9),
     ("resnet50", {}, 1000, 224, 4.089e9),
+    ("resnet18_cifar", {}, 10, 32, 555.4e6),
+    ("resnet18_cifar", {"fsr": {"tau": 0.1}}, 10, 32, 555.4e6 + 20.07e6),
+    ("vgg16_cifar", {"fsr": {"tau": 0.1}}, 10, 32, 313.7e6 + 20.07e6),
+    ("wide_resnet", {"depth": 34, "width": 10, "fsr": {"tau": 0.1}}, 10, 32, 6658.9e6 + 99.1e6),
 ]
 SMALL = [
     ("wide_resnet", {"depth": 10, "width": 1, "dropout": 0.2}),
@@ -37,6 +43,11 @@ SMALL = [
     ("resnet20_cifar", {}),
     ("small_cnn", {"dropout": 0.2}),
     ("mlp", {"dropout": 0.2}),
+    ("vgg16_cifar", {}),
+    ("vgg16_cifar", {"fsr": {"hidden": 8}}),
+    ("wide_resnet", {"depth": 10, "width": 1, "dropout": 0.2, "fsr": {"positions": ("block1", "block3")}}),
+    ("resnet18_cifar", {"fsr": {"separation": "greedy"}}),
+    ("small_cnn", {"fsr": {"mask": "binary", "positions": ("block1", "block2", "block3")}}),
 ]
 
 
@@ -45,7 +56,7 @@ def shapes(classifier, batch=2, **settings):
     variables = jax.eval_shape(classifier.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((batch, *classifier.input_shape), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    run = lambda p, s, x, k: classifier.apply(p, s, x, keys=k, intermediates=True, **settings)
+    run = lambda p, s, x, k: classifier.apply(p, s, x, keys=k, intermediates=True, **{"mask_mode": "sample"} | settings)
     return variables, jax.eval_shape(run, *variables, images, keys)
 
 
@@ -74,7 +85,7 @@ def test_multiplications_of_a_forward_pass(build, name, fields, classes, size, m
     classifier = build(name, num_classes=classes, size=size, **fields)
     variables = jax.eval_shape(classifier.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    jaxpr = jax.make_jaxpr(lambda p, s, x: classifier.apply(p, s, x).logits)(*variables, images)
+    jaxpr = jax.make_jaxpr(lambda p, s, x: classifier.apply(p, s, x, mask_mode="mean").logits)(*variables, images)
     assert multiplications(jaxpr.jaxpr) == pytest.approx(macs, rel=2e-3)
 
 
