@@ -14,7 +14,7 @@ from jrobust.models.classifier import Classifier
 from jrobust.models.tree import flatten, unflatten
 from jrobust.weights import arrays as arrays_file
 from jrobust.weights import safetensors_file
-from jrobust.weights.torch_layouts import check_names, fit, from_torch
+from jrobust.weights.torch_layouts import check_names, fit, from_torch, is_head
 
 
 def load(
@@ -30,7 +30,7 @@ def load(
       classifier: the model; its mean and std must be those of an own file.
       params, batch_stats: as `classifier.init` returns them; they fix the structure, shapes and dtypes. Their shapes
         (`jax.eval_shape`) will do, unless the head is replaced.
-      replace_head: keep the linear layer `fc` of `params`, for other classes than the file's.
+      replace_head: keep the linear layer `fc` of `params` and the auxiliary heads, for other classes than the file's.
 
     Raises:
       InputError: the file cannot be read, is damaged, or is not of exactly this model.
@@ -51,7 +51,7 @@ def load(
 def _own(tree: Any, old: Any, source: str, replace_head: bool) -> Any:
     """Return `tree` checked against the structure, shapes and dtypes of `old`."""
     found, wanted = flatten(tree), flatten(old)
-    new = {name: leaf for name, leaf in wanted.items() if replace_head and name.startswith("fc/")}
+    new = {name: leaf for name, leaf in wanted.items() if replace_head and is_head(name)}
     missing = [name for name in wanted if name not in found and name not in new]
     check_names(source, missing, sorted(set(found) - set(wanted)), "jrobust")
     for name in wanted.keys() - new.keys():

@@ -5,6 +5,12 @@
 | torchvision | ResNet-18, ResNet-50 | - |
 | cifar_resnet | akamaster's CIFAR ResNets, kuangliu's ResNet-18 | `linear` for fc, `shortcut` for downsample |
 | wide_resnet | WRN-d-k of ART, TRADES, RobustBench | `block1.layer.0` for layer1/0, `convShortcut` for shortcut |
+| vgg | VGG16 of FSR's released code | `block0.3` for layer1/conv2, `classifier.4` for fc |
+
+The FSR module at its place in the released code (block4, of a wide ResNet block3) is `separation.sep_net`,
+`recalibration.rec_net` and `aux.0` as there; one elsewhere, which no released code has, puts `fsr_block<i>.` before.
+Wide ResNets of TRADES and their descendants carry a second copy of the first group that is never called,
+`sub_block1`: it is passed over in reading and not written.
 
 Convolutions are OIHW in PyTorch and HWIO here, linear weights (out, in) and (in, out).
 """
@@ -22,8 +28,10 @@ import numpy as np
 
 from jrobust.errors import InputError, unknown
 from jrobust.models.classifier import Classifier
+from jrobust.models.resnet import ResNet
 from jrobust.models.small_cnn import MLP
 from jrobust.models.tree import flatten, unflatten
+from jrobust.models.vgg import VGG
 from jrobust.models.wide_resnet import WideResNet
 from jrobust.weights import arrays as arrays_file
 from jrobust.weights.arrays import some
@@ -40,12 +48,15 @@ class Layout:
     name: str
     rules: tuple[tuple[str, str], ...]
     marks: tuple[str, ...]  # a file with a key that starts with one of these has this layout
+    unused: tuple[str, ...] = ()  # keys that start with one of these are passed over in reading
 
     def foreign(self, path: str) -> str:
         """Return the PyTorch name of an own path.
 
         >>> LAYOUTS["wide_resnet"].foreign("layer1/0/shortcut/kernel")
         'block1.layer.0.convShortcut.weight'
+        >>> LAYOUTS["vgg"].foreign("layer1/conv2/kernel"), LAYOUTS["vgg"].foreign("fsr_block4/sep/bn1/mean")
+        ('block0.3.weight', 'separation.sep_net.4.running_mean')
         """
         module, _, leaf = path.rpartition("/")
         module = module.replace("/", ".")
@@ -54,14 +65,35 @@ class Layout:
         return f"{module}.{LEAVES[leaf]}"
 
 
+# Layers of a Sequential, whose numbers count activations too: conv0 bn0 - conv1 bn1 - conv2.
+FSR = (
+    *(
+        (rf"^(fsr_block\d)\.{own}\.{layer}{i}$", rf"\1.{foreign}.{3 * i + j}")
+        for own, foreign in (("sep", "separation.sep_net"), ("rec", "recalibration.rec_net"))
+        for j, layer in enumerate(("conv", "bn"))
+        for i in range(3)
+    ),
+    (r"^(fsr_block\d)\.aux$", r"\1.aux.0"),
+)
+BLOCK3, BLOCK4 = ((*FSR, (rf"^fsr_{block}\.", "")) for block in ("block3", "block4"))
+VGG_NAMES = (
+    *(
+        (rf"^layer(\d)\.{layer}{i + 1}$", rf"layer\1.{3 * i + j}")
+        for j, layer in enumerate(("conv", "bn"))
+        for i in range(3)
+    ),
+    *((f"^layer{i + 1}", f"block{i}") for i in range(5)),
+    *((f"^{name}$", f"classifier.{2 * i}") for i, name in enumerate(("fc1", "fc2", "fc"))),
+)
+WIDE_NAMES = ((r"^layer(\d)\.(\d+)", r"block\1.layer.\2"), ("shortcut", "convShortcut"))
+
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout(
-            "wide_resnet", ((r"^layer(\d)\.(\d+)", r"block\1.layer.\2"), ("shortcut", "convShortcut")), ("block1.",)
-        ),
-        Layout("cifar_resnet", ((r"\bdownsample\b", "shortcut"), (r"^fc$", "linear")), ("linear.",)),
-        Layout("torchvision", (), ("conv1.", "layer1.", "fc.")),
+        Layout("wide_resnet", WIDE_NAMES + BLOCK3, ("block1.layer.",), ("sub_block1.",)),
+        Layout("vgg", VGG_NAMES + BLOCK4, ("block0.",)),
+        Layout("cifar_resnet", ((r"\bdownsample\b", "shortcut"), (r"^fc$", "linear"), *BLOCK4), ("linear.",)),
+        Layout("torchvision", BLOCK4, ("conv1.", "layer1.", "fc.")),
     )
 }
 
@@ -90,6 +122,25 @@ def to_torch(params: Any, batch_stats: Any, layout: str = "torchvision") -> dict
     return result
 
 
+def layout_of(classifier: Classifier) -> str:
+    """Return the name of the layout that a network is written in: the one its PyTorch originals have."""
+    module = classifier.module
+    if isinstance(module, ResNet):
+        return "cifar_resnet" if module.stem == "cifar" else "torchvision"
+    return next(
+        (name for kind, name in ((WideResNet, "wide_resnet"), (VGG, "vgg")) if isinstance(module, kind)), "torchvision"
+    )
+
+
+def is_head(path: str) -> bool:
+    """Return whether an own path is of a layer whose width is the number of classes.
+
+    >>> [is_head(path) for path in ("fc/kernel", "fsr_block4/aux/bias", "fc1/kernel")]
+    [True, True, False]
+    """
+    return re.match(r"(fc|fsr_\w+/aux)/", path) is not None
+
+
 def write(path: str | pathlib.Path, classifier: Classifier, params: Any, batch_stats: Any) -> Layout:
     """Write a state_dict as .safetensors, for `load_state_dict` in PyTorch; return its layout.
 
@@ -103,7 +154,7 @@ def write(path: str | pathlib.Path, classifier: Classifier, params: Any, batch_s
         raise InputError(
             "an mlp has no PyTorch layout (its first layer reads pixels in another order): use safetensors"
         )
-    layout = LAYOUTS["wide_resnet" if isinstance(classifier.module, WideResNet) else "torchvision"]
+    layout = LAYOUTS[layout_of(classifier)]
     needs = {"mean": classifier.mean, "std": classifier.std, "resize_to": classifier.resize_to, "range": (0, 1)}
     metadata = {"format": "pt", "layout": layout.name, "input": json.dumps(needs | {"shape": classifier.input_shape})}
     arrays_file.write(path, to_torch(params, batch_stats, layout.name), metadata)
@@ -119,7 +170,7 @@ def from_torch(
       arrays: by PyTorch's names; a prefix `module.` (DataParallel) and `num_batches_tracked` are passed over.
       params, batch_stats: fix the structure, shapes and dtypes; only a kept head gives numbers.
       source: the file's name, for messages.
-      replace_head: keep the linear layer `fc` of `params`, for other classes than the file's.
+      replace_head: keep the linear layer `fc` of `params` and the auxiliary heads, for other classes than the file's.
 
     Raises:
       InputError: an unknown layout; missing or surplus names; a shape that differs; or no floating-point numbers.
@@ -130,6 +181,7 @@ def from_torch(
         raise InputError(
             f"{source} has keys such as {some(sorted(names))}: expected one of the layouts {', '.join(LAYOUTS)}"
         )
+    names = {name: full for name, full in names.items() if not name.startswith(layout.unused)}
     new: dict[str, dict[str, Any]] = {}
     expected = set()
     missing = []
@@ -138,7 +190,7 @@ def from_torch(
         for path, old in flatten(tree).items():
             name = layout.foreign(path)
             expected.add(name)
-            if replace_head and path.startswith("fc/"):
+            if replace_head and is_head(path):
                 new[collection][path] = old
             elif name not in names:
                 missing.append(name)

@@ -6,7 +6,7 @@ import safetensors.numpy
 from jrobust.errors import InputError
 from jrobust.weights import arrays
 from jrobust.weights.load import load
-from jrobust.weights.torch_layouts import detect, to_torch
+from jrobust.weights.torch_layouts import detect, layout_of, to_torch, write
 
 CASES = [
     ("resnet50", {"size": 64, "last_stride": 1}, "torchvision", "layer4.0.downsample.1.running_var", "fc.weight"),
@@ -14,6 +14,23 @@ CASES = [
     ("resnet20_cifar", {}, "cifar_resnet", "layer3.2.bn2.running_mean", "linear.weight"),
     ("resnet18_cifar", {}, "cifar_resnet", "layer2.0.shortcut.0.weight", "linear.bias"),
     ("wide_resnet", {"depth": 10, "width": 1}, "wide_resnet", "block2.layer.0.convShortcut.weight", "bn1.running_var"),
+    ("vgg16_cifar", {}, "vgg", "block2.6.bias", "block4.7.running_mean"),
+    (
+        "resnet18_cifar",
+        {"fsr": {"positions": ("block3", "block4")}},
+        "cifar_resnet",
+        "separation.sep_net.6.weight",
+        "fsr_block3.recalibration.rec_net.4.running_var",
+    ),
+    ("vgg16_cifar", {"fsr": {"hidden": 8}}, "vgg", "aux.0.bias", "classifier.4.weight"),
+    ("resnet18", {"size": 64, "fsr": {"hidden": 8}}, "torchvision", "recalibration.rec_net.1.bias", "fc.weight"),
+    (
+        "wide_resnet",
+        {"depth": 10, "width": 1, "fsr": {"positions": ("block1", "block3")}},
+        "wide_resnet",
+        "recalibration.rec_net.3.weight",
+        "fsr_block1.separation.sep_net.1.running_mean",
+    ),
 ]
 
 
@@ -48,6 +65,83 @@ def test_axes(variables):
     assert foreign["fc.weight"][3, 8] == params["fc"]["kernel"][8, 3]
 
 
+def test_the_modules_have_exactly_the_names_of_the_released_code(variables):
+    nets = [("separation", "sep_net"), ("recalibration", "rec_net")]
+    leaves = ["0.weight", "3.weight", "6.weight"]
+    leaves += [f"{i}.{leaf}" for i in (1, 4) for leaf in ("weight", "bias", "running_mean", "running_var")]
+    expected = {f"{net}.{inner}.{leaf}" for net, inner in nets for leaf in leaves} | {"aux.0.weight", "aux.0.bias"}
+    for name, fields in (("resnet18_cifar", {}), ("vgg16_cifar", {}), ("wide_resnet", {"depth": 10, "width": 1})):
+        classifier, params, stats = variables(name, fsr={"hidden": 8}, **fields)
+        _, plain, plain_stats = variables(name, **fields)
+        layout = layout_of(classifier)
+        assert set(to_torch(params, stats, layout)) - set(to_torch(plain, plain_stats, layout)) == expected
+    foreign = to_torch(params, stats, layout)
+    assert foreign["separation.sep_net.6.weight"].shape == (64, 8, 3, 3)
+
+
+def test_every_name_of_the_released_vgg(variables):
+    _, params, stats = variables("vgg16_cifar")
+    norms = ("weight", "bias", "running_mean", "running_var")
+    convs = {f"block{i}.{3 * j}.{leaf}" for i in range(5) for j in range(2 + (i > 1)) for leaf in ("weight", "bias")}
+    bns = {f"block{i}.{3 * j + 1}.{leaf}" for i in range(5) for j in range(2 + (i > 1)) for leaf in norms}
+    linear = {f"classifier.{i}.{leaf}" for i in (0, 2, 4) for leaf in ("weight", "bias")}
+    foreign = to_torch(params, stats, "vgg")
+    assert set(foreign) == convs | bns | linear
+    assert foreign["block3.0.weight"].shape == (512, 256, 3, 3)
+    np.testing.assert_array_equal(foreign["classifier.2.weight"], np.asarray(params["fc2"]["kernel"]).T)
+
+
+def test_the_unused_group_of_wide_resnets_is_passed_over(variables, tmp_path):
+    classifier, params, stats = variables("wide_resnet", depth=10, width=1, fsr={"hidden": 8})
+    foreign = to_torch(params, stats, "wide_resnet")
+    copies = {f"module.sub_{name}": array for name, array in foreign.items() if name.startswith("block1.")}
+    assert len(copies) > 5
+    path = tmp_path / "trades.npz"
+    np.savez(path, **copies, **{f"module.{name}": array for name, array in foreign.items()})
+    same(load(path, classifier, *blank((params, stats))), (params, stats))
+    np.savez(path, **foreign, **{"sub_block2.layer.0.conv1.weight": np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match="surplus sub_block2"):
+        load(path, classifier, params, stats)
+
+
+def test_a_plain_file_does_not_fit_a_model_with_modules(variables, tmp_path):
+    classifier, params, stats = variables("vgg16_cifar", fsr={"hidden": 8})
+    _, plain, plain_stats = variables("vgg16_cifar")
+    path = tmp_path / "vgg.npz"
+    np.savez(path, **to_torch(plain, plain_stats, "vgg"))
+    with pytest.raises(InputError, match=r"vgg layout\) lacks aux.0.bias"):
+        load(path, classifier, params, stats)
+
+
+def test_a_new_head_is_new_auxiliary_heads_too(variables, tmp_path):
+    classifier, params, stats = variables("small_cnn", num_classes=4, width=4, fsr={"hidden": 3})
+    _, others, other_stats = variables("small_cnn", num_classes=9, width=4, fsr={"hidden": 3})
+    path = tmp_path / "nine.npz"
+    np.savez(path, **to_torch(others, other_stats))
+    with pytest.raises(InputError, match="new head"):
+        load(path, classifier, params, stats)
+    new, _ = load(path, classifier, params, stats, replace_head=True)
+    same(new["fsr_block3"]["aux"], params["fsr_block3"]["aux"])
+    same(new["fsr_block3"]["sep"], others["fsr_block3"]["sep"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "layout"),
+    [
+        ("resnet18_cifar", {}, "cifar_resnet"),
+        ("resnet18", {"size": 64}, "torchvision"),
+        ("vgg16_cifar", {}, "vgg"),
+        ("wide_resnet", {"depth": 10, "width": 1}, "wide_resnet"),
+        ("small_cnn", {"width": 4}, "torchvision"),
+    ],
+)
+def test_a_network_is_written_as_its_originals(variables, tmp_path, name, fields, layout):
+    classifier, params, stats = variables(name, **fields)
+    path = tmp_path / "out.safetensors"
+    assert write(path, classifier, params, stats).name == layout
+    same(load(path, classifier, *blank((params, stats))), (params, stats))
+
+
 @pytest.fixture
 def saved(variables, tmp_path):
     """Write the state_dict of a CIFAR ResNet-20 after a change; return a loader and the variables."""
@@ -80,7 +174,7 @@ def test_prefixes_and_counters_of_pytorch_are_passed_over(saved):
         (lambda f: f | {"layer3.9.bn1.bias": f["bn1.bias"]}, "has the surplus layer3.9.bn1.bias"),
         (lambda f: f | {"bn1.bias": np.zeros(17, np.float32)}, r"bn1.bias has shape \(17,\), expected \(16,\)"),
         (lambda f: f | {"bn1.bias": np.zeros(16, np.int64)}, "int64.*floating point"),
-        (lambda f: {"weird": f["bn1.bias"]}, "keys such as weird.*wide_resnet, cifar_resnet, torchvision"),
+        (lambda f: {"weird": f["bn1.bias"]}, "keys such as weird.*wide_resnet, vgg, cifar_resnet, torchvision"),
         (lambda f: {k: v for k, v in f.items() if not k.startswith("layer1")}, r"and \d+ more"),
     ],
 )
