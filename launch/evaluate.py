@@ -124,10 +124,8 @@ def show(workdir: pathlib.Path, records: list[Record], report: pathlib.Path) -> 
     written = run_files.read(workdir).records
     fresh = {record.suite: written[record.suite] for record in records}
     console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, tables.summary(fresh)))
-    if "transfer" in fresh:
-        matrix = fresh["transfer"]["tables"]["matrix"]
-        rows = [[row[0], *(tables.percent(cell) for cell in row[1:])] for row in matrix["rows"]]
-        console.print(tables.rich_table("accuracy (%) on images of the column", matrix["columns"], rows))
+    for extra in tables.extras(fresh):
+        console.print(tables.rich_table(f"{extra.title}. {extra.note}", extra.columns, extra.rows))
     for record in records:
         for text in record.warnings:
             print(f"warning: {record.suite}: {text}", file=sys.stderr)

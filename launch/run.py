@@ -148,8 +148,10 @@ def show(summary: loop.Summary, records: list[Record], workdir: pathlib.Path, se
     """Print the numbers and where everything is."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     written = run_files.read(workdir).records
-    rows = tables.summary({record.suite: written[record.suite] for record in records})
-    console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, rows))
+    fresh = {record.suite: written[record.suite] for record in records}
+    console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, tables.summary(fresh)))
+    for extra in tables.extras(fresh):
+        console.print(tables.rich_table(f"{extra.title}. {extra.note}", extra.columns, extra.rows))
     for record in records:
         for text in record.warnings:
             print(f"warning: {record.suite}: {text}", file=sys.stderr)

@@ -14,8 +14,8 @@ from jrobust.reporting.page import environment, write_text
 from jrobust.reporting.run_files import SUITES, Row, Run, number, read
 
 # What is compared, in the order of the columns; accuracy comes from the first suite that has it.
-COMPARED = tuple(suite for suite in SUITES if suite != "transfer")
-LEFT_OUT = ("IN_logit", "K_logit", "worst_case")
+COMPARED = tuple(suite for suite in SUITES if suite not in ("transfer", "sanity"))
+LEFT_OUT = ("IN_logit", "K_logit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Comparison:
 
 def compare(workdirs: Sequence[str | os.PathLike]) -> Comparison:
     """Return the table over runs: accuracies, IN, K, cost.
+
+    Where C&W was measured the worst case has a column too: with AutoAttack these are the columns of FSR's tables.
 
     A column holds numbers of one protocol (attack, radius, steps, map, data set) only; where runs were evaluated
     differently there are several columns and a warning.
@@ -88,8 +90,9 @@ def _numbers(run: Run) -> dict[Key, Row]:
     seen = set()
     for suite in COMPARED:
         record = run.records.get(suite, {"metrics": {}})
+        fsr = any(name.startswith("cw_") for name in record["metrics"])
         for name, estimate in record["metrics"].items():
-            if name in LEFT_OUT or (name == "accuracy" and name in seen):
+            if name in LEFT_OUT or (name == "accuracy" and name in seen) or (name == "worst_case" and not fsr):
                 continue
             seen.add(name)
             where = "accuracy" if name == "accuracy" else suite
@@ -100,8 +103,8 @@ def _numbers(run: Run) -> dict[Key, Row]:
 def _order(key: Key) -> tuple:
     suite, name, dataset, protocol = key
     digits = "".join(c for c in name if c.isdigit())
-    first = ("accuracy", "fgsm", "pgd", "IN", "K", "failed", "gt_known", "top1_localization")
-    kind = name.split("_")[0] if name.startswith("pgd") else name
+    first = ("accuracy", "fgsm", "pgd", "cw", "worst_case", "IN", "K", "failed", "gt_known", "top1_localization")
+    kind = name.split("_")[0] if name.startswith(("pgd_", "cw_")) else name
     return (
         COMPARED.index(suite),
         first.index(kind) if kind in first else len(first),

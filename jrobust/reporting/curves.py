@@ -75,6 +75,29 @@ def robustness(record: Row, path: pathlib.Path) -> bool:
     return True
 
 
+def sanity(record: Row, path: pathlib.Path) -> bool:
+    """Draw accuracy over numbers of steps and over radii (Figure S2 of FSR); False if the record has no such curves.
+
+    The points are spread evenly: both grids grow in ratios and begin at 0.
+    """
+    titles = {"iterations": "steps of PGD", "linf": NORM_AXES["linf"]}
+    curves = {name: points for name in titles if (points := record.get("curves", {}).get(name))}
+    if not curves:
+        return False
+    with figure(path, 4.2 * len(curves) + 0.4, 3.2) as canvas:
+        axes = canvas.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+        for axis, (name, points) in zip(axes, curves.items(), strict=True):
+            labels = [str(point["label"]) for point in points]
+            unit = name == "linf" and all(label == "0" or label.endswith("/255") for label in labels)
+            labels = [label.removesuffix("/255") for label in labels] if unit else labels
+            _lines(axis, [point | {"x": i} for i, point in enumerate(points)], ["accuracy"], unit=1)
+            axis.set_xticks(range(len(points)), labels)
+            axis.set_xlabel(titles[name] + (" (in 1/255 of the pixel range)" if unit else ""))
+        axes[0].set_ylabel("accuracy under PGD (%)")
+        axes[0].set_ylim(-1, 101)
+    return True
+
+
 def attribution(record: Row, path: pathlib.Path) -> bool:
     """Draw IN and K over the radii, with 95 % bands; False if the record has no curve."""
     points = record.get("curves", {}).get("linf")

@@ -44,7 +44,7 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
             summary=tables.summary(run.records),
             warnings=[(suite, text) for suite, record in run.records.items() for text in record.get("warnings", [])],
             figures=drawn,
-            matrix=_matrix(run.records.get("transfer", {})),
+            extras=tables.extras(run.records),
             per_class=_per_class(run.records.get("accuracy", {})),
             config=json.dumps(run.config, indent=2),
             environment=json.dumps(run.environment, indent=2),
@@ -59,6 +59,7 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
     records = run.records
     accuracy, robustness = records.get("accuracy", {}), records.get("robustness", {})
     attribution, localization = records.get("attribution", {}), records.get("localization", {})
+    sanity = records.get("sanity", {})
     step = number(robustness.get("settings", {}).get("sweep_steps"))
 
     def one(section: str, name: str, draw: Draw, caption: str) -> Row | None:
@@ -79,6 +80,14 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
             "robustness",
             lambda p: curves.robustness(robustness, p),
             f"{step:.0f} steps of PGD on {robustness.get('examples')} images. Bands: 95 % Wilson intervals.",
+        ),
+        one(
+            "Sanity",
+            "sanity",
+            lambda p: curves.sanity(sanity, p),
+            f"Accuracy over the number of steps at {sanity.get('threat')} and over the radius, under PGD on"
+            f" {sanity.get('examples')} images. It should not rise, and end at 0 on the right. Bands: 95 % Wilson"
+            " intervals.",
         ),
         one(
             "Attributions",
@@ -148,6 +157,7 @@ def environment() -> jinja2.Environment:
     loader = jinja2.PackageLoader("jrobust.reporting", "templates")
     templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.globals["zip"] = zip
+    templates.tests["numeric"] = tables.numeric_column
     templates.filters |= {"percent": tables.percent, "count": tables.count, "metric": tables.metric_name}
     return templates
 
@@ -158,15 +168,6 @@ def write_text(path: pathlib.Path, text: str) -> pathlib.Path:
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
     return path
-
-
-def _matrix(record: Row) -> Row | None:
-    table: Any = record.get("tables", {}).get("matrix")
-    if not table:
-        return None
-    protocol = next((text for text in record.get("protocols", {}).values() if "crafted" in text), "")
-    rows = [[row[0], *(tables.percent(cell) for cell in row[1:])] for row in table["rows"]]
-    return {"columns": table["columns"], "rows": rows, "protocol": protocol}
 
 
 def _per_class(record: Row) -> list[list[str]]:

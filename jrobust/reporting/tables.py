@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +14,11 @@ from jrobust.reporting.run_files import Row, number
 NAMES = {
     "accuracy": "accuracy",
     "fgsm": "FGSM",
-    "worst_case": "worst case of the attacks",
+    "worst_case": "worst case (Ensemble)",
+    "robust_accuracy": "AutoAttack",
+    "unbounded": "PGD, radius 1",
+    "square": "Square",
+    "nattack": "N Attack",
     "IN": "IN",
     "K": "K",
     "IN_logit": "IN, maps of the logit",
@@ -28,11 +33,15 @@ INTERVALS = {"wilson": "Wilson", "normal": "normal approximation"}
 def metric_name(name: str) -> str:
     """Return how a metric is called in tables.
 
-    >>> metric_name("pgd_20"), metric_name("IN")
-    ('PGD-20', 'IN')
+    >>> [metric_name(name) for name in ("pgd_20", "cw_30", "IN", "di_fgsm from net")]
+    ['PGD-20', 'C&W-30', 'IN', 'DI-FGSM from net']
     """
-    if name.startswith("pgd_"):
-        return f"PGD-{name[4:]}"
+    attack, found, model = name.partition(" from ")
+    if found:
+        return f"{attack.upper().replace('_', '-')} from {model}"
+    for prefix, title in (("pgd_", "PGD"), ("cw_", "C&W")):
+        if name.startswith(prefix):
+            return f"{title}-{name.removeprefix(prefix)}"
     return NAMES.get(name, name)
 
 
@@ -77,6 +86,70 @@ def summary(records: dict[str, Row]) -> list[list[str]]:
                 ]
             )
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """A table of one suite beside the summary: its title, a sentence on it, and cells as text."""
+
+    suite: str
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def extras(records: dict[str, Row]) -> list[Extra]:
+    """Return the tables that a run has beside the summary: FSR's row, AutoAttack's parts, checks, the matrix."""
+    found = [protocol(records)]
+    for suite, name, title, note in (
+        ("autoattack", "parts", "Parts of AutoAttack", "Each attacks what the ones before left."),
+        ("sanity", "checks", "Checks against obfuscated gradients", "On a small sample, see the curves."),
+        ("transfer", "matrix", "Transfer", "Accuracy (%) of the row's model on images of the column."),
+    ):
+        if table := records.get(suite, {}).get("tables", {}).get(name):
+            if suite == "transfer":
+                note = f"{note} {_crafted(records[suite])}".strip()
+            shares = suite == "transfer"
+            rows = [[_cell(c, v, shares) for c, v in zip(table["columns"], row, strict=True)] for row in table["rows"]]
+            found.append(Extra(suite, title, note, list(map(str, table["columns"])), rows))
+    return [extra for extra in found if extra is not None]
+
+
+def numeric_column(extra: Extra, column: int) -> bool:
+    """Return whether a column of a table holds numbers only."""
+    return all(_numeric(row[column]) for row in extra.rows)
+
+
+def protocol(records: dict[str, Row]) -> Extra | None:
+    """Return a run's line of the tables of FSR (Kim et al. 2023); None where C&W was not measured.
+
+    Ensemble is the worst case over the others but AutoAttack, which comes from its own suite.
+    """
+    record = records.get("robustness", {})
+    metrics = record.get("metrics", {})
+    if not any(name.startswith("cw_") for name in metrics):
+        return None
+    cells = {("Natural" if name == "accuracy" else metric_name(name)): metrics[name].get("value") for name in metrics}
+    cells["Ensemble"] = cells.pop(metric_name("worst_case"), None)
+    notes = [f"{record.get('threat')}, {count(record.get('examples'))} images of {record.get('dataset')}."]
+    if autoattack := records.get("autoattack", {}).get("metrics", {}).get("robust_accuracy"):
+        cells["AutoAttack"] = autoattack.get("value")
+        if (images := autoattack.get("count")) != record.get("examples"):
+            notes.append(f"AutoAttack on {count(images)} images.")
+    title = "Accuracy (%) under the attacks of FSR's tables"
+    return Extra("robustness", title, " ".join(notes), list(cells), [[percent(value) for value in cells.values()]])
+
+
+def _crafted(record: Row) -> str:
+    return next((text for text in record.get("protocols", {}).values() if "crafted" in text), "")
+
+
+def _cell(column: Any, value: Any, shares: bool) -> str:
+    """Return a cell as text; a fraction of 1 in a column called an accuracy (or where all are) as percent."""
+    if isinstance(value, float) and (shares or "accuracy" in str(column)):
+        return percent(value)
+    return "-" if value is None else count(value) if isinstance(value, int | float) else str(value)
 
 
 SUMMARY_COLUMNS = ("suite", "measure", "%", "95 % interval", "examples", "how it was measured")

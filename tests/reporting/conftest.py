@@ -108,6 +108,24 @@ def fill(folder, *, eps="8/255", accuracy=0.9, rate=1000.0):
             },
         ),
         record(
+            "sanity",
+            threat=f"Linf {eps}",
+            metrics={"accuracy": estimate(0.875), "pgd_200": estimate(0.25), "di_fgsm from b": estimate(0.5)},
+            curves={
+                "iterations": [
+                    {"label": str(k), "x": k, "accuracy": estimate(0.9 - k / 400)} for k in (0, 1, 5, 20, 200)
+                ],
+                "linf": [{"label": f"{e}/255", "x": e / 255, "accuracy": estimate(0.9 - e / 300)} for e in (0, 8, 255)],
+            },
+            tables={
+                "checks": {
+                    "columns": ["check", "result", "what was found"],
+                    "rows": [["more steps <never> help", "passed", "9 to 3"], ["nothing is left", "failed", "1 of 9"]],
+                }
+            },
+            checks={"more_steps_never_help": True, "unbounded_reaches_zero": False},
+        ),
+        record(
             "transfer",
             tables={"matrix": {"columns": ["evaluated", "crafted on a", "clean"], "rows": [["a", 0.123, 0.9]]}},
         ),
@@ -142,6 +160,35 @@ def fill(folder, *, eps="8/255", accuracy=0.9, rate=1000.0):
         evaluation / "localization.npz", image=images[..., :1], heatmap=rng.random((3, 6, 6)), box=boxes, true_box=boxes
     )
     return folder
+
+
+def as_fsr(folder, *, autoattack=0.31):
+    """Add what the protocol of FSR measures; `fill` comes before."""
+    path = folder / "evaluation" / "robustness.json"
+    entry = json.loads(path.read_text())
+    for name, value in (("fgsm", 0.5), ("pgd_20", 0.4), ("pgd_100", 0.375), ("cw_30", 0.36), ("worst_case", 0.35)):
+        entry["metrics"].pop(name, None)
+        entry["metrics"][name] = estimate(value)
+        entry["protocols"][name] = f"{name}, Linf 8/255"
+    path.write_text(json.dumps(entry))
+    parts = {
+        "columns": ["attack", "robust accuracy", "broken", "seconds"],
+        "rows": [["apgd-ce", 0.335, 1234, 12.345], ["square", 0.31, 0, None]],
+    }
+    entry = record(
+        "autoattack",
+        examples=40,
+        metrics={"accuracy": estimate(0.9, 40), "robust_accuracy": estimate(autoattack, 40)},
+        protocols={"accuracy": "images as they are", "robust_accuracy": "AutoAttack standard, Linf 8/255"},
+        tables={"parts": parts},
+    )
+    (folder / "evaluation" / "autoattack.json").write_text(json.dumps(entry))
+    return folder
+
+
+@pytest.fixture
+def make_fsr():
+    return as_fsr
 
 
 @pytest.fixture

@@ -19,6 +19,25 @@ def test_equal_protocols_share_a_column(make_run, tmp_path):
     assert table.warnings == []
 
 
+def test_runs_of_fsr_are_told_apart_by_the_columns_of_its_tables(make_run, make_fsr, tmp_path):
+    runs = [make_fsr(make_run(tmp_path / "a")), make_fsr(make_run(tmp_path / "b"), autoattack=0.25)]
+    table = comparison.compare([*runs, make_run(tmp_path / "c")])
+    names = [
+        "accuracy",
+        "FGSM",
+        "PGD-20 % [1]",
+        "PGD-20 % [2]",
+        "PGD-100",
+        "C&W-30",
+        "worst case (Ensemble)",
+        "AutoAttack",
+    ]
+    assert table.columns[1:9] == [name if "%" in name else f"{name} %" for name in names]
+    assert table.rows[1][1:9] == ["90.00", "50.00", "-", "40.00", "37.50", "36.00", "35.00", "25.00"]
+    assert table.rows[2][1:9] == ["90.00", "-", "40.00", "-", "-", "-", "-", "-"]
+    assert not any("sanity" in text for text in table.warnings)
+
+
 def test_different_attacks_never_share_a_column(make_run, tmp_path):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", eps="4/255")]
     table = comparison.compare(runs)

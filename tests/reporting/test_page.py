@@ -19,6 +19,7 @@ FIGURES = {
     "training",
     "confusion",
     "robustness",
+    "sanity",
     "attribution",
     "attribution_boxes",
     "gallery",
@@ -67,6 +68,26 @@ def test_page_says_the_numbers(run_folder):
     for expected in ("40.00", "35.00 to 45.00", "PGD-20", "12.30", "1,234,567", "2,000 images/s", "0123456789ab"):
         assert expected in text, expected
     assert text.count("images as they are") == 1  # the same accuracy is not told twice
+
+
+def test_checks_say_what_passed_and_what_failed(run_folder):
+    text = page.write(run_folder).read_text()
+    assert '<td class=" failed">failed</td>' in text and '<td class="">passed</td>' in text
+    assert "more steps &lt;never&gt; help" in text and "DI-FGSM from b" in text and "PGD-200" in text
+
+
+def test_a_run_of_fsr_has_its_row_and_the_parts_of_autoattack(run_folder, make_fsr):
+    assert tables.protocol(run_files.read(run_folder).records) is None
+    make_fsr(run_folder)
+    first, parts, *_ = tables.extras(run_files.read(run_folder).records)
+    assert first.columns == ["Natural", "FGSM", "PGD-20", "PGD-100", "C&W-30", "Ensemble", "AutoAttack"]
+    assert first.rows == [["90.00", "50.00", "40.00", "37.50", "36.00", "35.00", "31.00"]]
+    assert first.note == "Linf 8/255, 50 images of toy test. AutoAttack on 40 images."
+    assert parts.rows == [["apgd-ce", "33.50", "1,234", "12.3"], ["square", "31.00", "0", "-"]]
+    assert [tables.numeric_column(parts, i) for i in range(4)] == [False, True, True, True]
+    text = page.write(run_folder).read_text()
+    assert "C&amp;W-30" in text and '<td class="number">33.50</td>' in text
+    assert not Collector(text).errors
 
 
 def test_text_of_users_is_escaped(run_folder):
