@@ -14,6 +14,8 @@ import numpy as np
 
 from jrobust import units
 from jrobust.attacks import Threat
+from jrobust.attacks.iterative import Iterative
+from jrobust.attacks.nattack import NAttack
 from jrobust.attacks.square import Square
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation import programs, sanity_checks, transfer
@@ -27,7 +29,8 @@ from jrobust.evaluation.record import Record
 from jrobust.evaluation.subject import Subject
 
 DEFAULTS = {"examples": 64, "batch_size": 64}
-BLACK_BOX = ("square",)
+BLACK_BOX = ("square", "nattack")
+SAMPLES = 30  # of N Attack, in an iteration
 LOOKS = 10  # at the unbounded attack
 
 
@@ -41,8 +44,8 @@ class Settings:
       radii: of PGD over radii; 1 is always there beside them, as the unbounded attack. Steps are a tenth of the radius.
       num_steps: of PGD over radii.
       unbounded_steps: of PGD inside the whole of [0, 1].
-      black_box: attacks by queries at `eps`: "square".
-      queries: of each of them, forward passes an image.
+      black_box: attacks by queries at `eps`: "square", "nattack".
+      queries: of each of them, forward passes an image. N Attack needs thousands to be of any use.
       tolerance: the share of the images (at least one image, unless it is 0) by which an accuracy may rise where it
         should not: single images flip back at the last iterate. The unbounded attack has no tolerance.
     """
@@ -205,8 +208,9 @@ def _members(
         for attack in _transferred(settings, model.name):
             add(model, [attack])
     for name in settings.black_box:
-        protocol = f"Square, {settings.queries} queries, {threat_text('linf', settings.eps)}"
-        search = functools.partial(_by_queries, subject, settings, key)
+        title = {"square": "Square", "nattack": "N Attack"}[name]
+        protocol = f"{title}, {settings.queries} queries, {threat_text('linf', settings.eps)}"
+        search = functools.partial(_by_queries, subject, settings, name, key)
         members.append(_Member([name], search, (name,), 0, settings.queries, {name: protocol}))
     return members
 
@@ -222,10 +226,15 @@ def _craft(model: Subject, family: list[Attack], key: jax.Array, batch: dict[str
     return craft(model, batch, family, key)
 
 
-def _by_queries(subject: Subject, settings: Settings, key: jax.Array, batch: dict[str, Any]) -> list[jax.Array]:
+def _by_queries(
+    subject: Subject, settings: Settings, name: str, key: jax.Array, batch: dict[str, Any]
+) -> list[jax.Array]:
+    attack: Iterative = Square("linf", settings.queries)
+    if name == "nattack":
+        attack = NAttack(num_steps=max(1, settings.queries // (SAMPLES + 1)), samples=SAMPLES)
     images, threat = batch["image"], Threat("linf", jnp.float32(units.number(settings.eps)))
     arguments = (subject.logits, subject.variables, images, batch["label"], batch["index"], key, threat)
-    return [programs.search(*arguments, Square("linf", settings.queries))]
+    return [programs.search(*arguments, attack)]
 
 
 def _right(subject: Subject, batch: dict[str, Any], images: jax.Array | None = None) -> jax.Array:
@@ -245,7 +254,8 @@ def _fill(record: Record, settings: Settings, groups: dict[str, list[Attack]], b
     clean = {"label": "0", "x": 0.0, "accuracy": record.metrics["accuracy"], "protocol": "images as they are"}
     steps = [_point(columns, a, str(a.num_steps), a.num_steps) for a in groups["iterations"]]
     radii = [_point(columns, a, a.radius, a.eps) for a in groups["linf"]]
-    last = {"label": "255/255", "x": 1.0, "accuracy": record.metrics["unbounded"], "protocol": protocols["unbounded"]}
+    whole = next((text for text in settings.radii if units.parse(text) == 1), "1")
+    last = {"label": whole, "x": 1.0, "accuracy": record.metrics["unbounded"], "protocol": protocols["unbounded"]}
     record.curves = {"iterations": [clean, *steps], "linf": [clean, *radii, last]}
 
     allowed = sanity_checks.allowed_rise(settings.tolerance, record.examples)
