@@ -1,0 +1,269 @@
+"""FAB: golden values of the official code, what counts as a success, and rows that do not look at each other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jrobust.attacks import FAB, fab, l2, linf
+from jrobust.attacks.iterative import Problem, run
+from jrobust.attacks.threat import Threat
+from jrobust.errors import InputError
+from tests.attacks import toy
+
+RADII = {"linf": 0.01, "l2": 0.06}
+# (norm, rank of the target; 0 is untargeted): points of 16 that stay correct, norms of the first eight, sum of all.
+GOLDEN = {
+    ("linf", 2): (4, [0.007669, 0.005584, 0.000215, 0.001971, 0.010611, 0.007035, 0.007749, 0.007056], 0.1239835454),
+    ("linf", 3): (14, [0.011637, 0.015303, 0.014291, 0.002368, 0.012884, 0.011959, 0.014646, 0.014956], 0.2676194638),
+    ("l2", 2): (6, [0.057416, 0.042008, 0.001617, 0.014245, 0.091185, 0.043151, 0.047198, 0.049458], 0.8849273509),
+    ("l2", 3): (14, None, 2.0849697397),
+    ("linf", 0): (4, [0.007669, 0.005584, 0.000215, 0.001971, 0.010611, 0.007035, 0.007749, 0.007056], 0.1239835454),
+    ("l2", 0): (6, [0.057416, 0.042008, 0.001617, 0.014245, 0.078764, 0.043151, 0.047198, 0.049458], 0.8725067576),
+}
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def program(attack, num_steps=None):
+    """One run on the toy, as a program of the problem: radii and targets do not compile anew."""
+    return jax.jit(lambda problem: run(attack, toy.logits, problem, num_steps=num_steps))
+
+
+def toy_problem(norm, rank=2, eps=None, labels=toy.LABELS):
+    images = toy.images()
+    # Ranks of the logits in ascending order, as the official code takes them.
+    targets = jnp.argsort(jax.jit(toy.logits)(images), axis=-1)[:, -max(rank, 1)].astype(jnp.int32)
+    eps = jnp.asarray(RADII[norm] if eps is None else eps, images.dtype)
+    return Problem.of(images, jnp.asarray(labels), Threat(norm, eps), jax.random.key(0), targets=targets)
+
+
+def lengths(delta, norm):
+    flat = np.asarray(delta, np.float64).reshape(len(delta), -1)
+    return np.abs(flat).max(1) if norm == "linf" else np.linalg.norm(flat, axis=1)
+
+
+@pytest.mark.parametrize(("norm", "rank"), GOLDEN)
+def test_golden(norm, rank, x64):
+    correct, first, total = GOLDEN[norm, rank]
+    problem = toy_problem(norm, rank)
+    result = program(FAB(norm, targeted=rank > 0))(problem)
+    assert int((~result.success).sum()) == correct
+    assert abs(float(result.loss.sum()) - total) < 1e-9
+    if first:
+        np.testing.assert_allclose(result.loss[:8], first, atol=6e-7)
+    # The norm is that of the image handed back, which is misclassified; where there is none it is the image.
+    expected = np.where(result.success, result.loss, 0)
+    np.testing.assert_allclose(lengths(result.adv_images - problem.images, norm), expected, rtol=0, atol=1e-15)
+    predictions = np.argmax(toy.logits(result.adv_images), -1)
+    np.testing.assert_array_equal(predictions != toy.LABELS, result.success)
+    assert ((result.loss <= RADII[norm]) == result.success).all()
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_just_outside_is_no_success(norm, x64):
+    """A radius one float smaller than the norm found rejects the point; that very norm takes it."""
+    attack = program(FAB(norm))
+    norms = np.asarray(attack(toy_problem(norm)).loss)
+    for row in (0, 4):
+        inside = attack(toy_problem(norm, eps=norms[row]))
+        outside = attack(toy_problem(norm, eps=np.nextafter(norms[row], 0)))
+        assert inside.success[row] and not outside.success[row]
+        assert outside.loss[row] == norms[row]
+        np.testing.assert_array_equal(outside.adv_images[row], toy.images()[row])
+        assert (np.asarray(inside.success) >= np.asarray(outside.success)).all()  # and robustness falls with eps
+
+
+def test_search_goes_on_after_the_first_success(x64):
+    """Inside a large ball the first misclassified point is a success, and still not the last word."""
+    problem = toy_problem("linf", eps=1.0)
+    early, late = program(FAB("linf"), 1)(problem), program(FAB("linf"))(problem)
+    first = np.asarray(early.success)
+    assert first.sum() > 3 and late.success.all()
+    assert (late.loss[first] < 0.99 * early.loss[first]).all() and (late.steps[first] > 1).all()
+    # The radius decides on success alone.
+    np.testing.assert_array_equal(late.loss, program(FAB("linf"))(toy_problem("linf")).loss)
+
+
+def test_wrong_images_are_skipped(x64):
+    labels = np.where(np.arange(16) % 3 == 0, (toy.LABELS + 1) % 10, toy.LABELS)
+    problem = toy_problem("linf", labels=labels)
+    result = program(FAB("linf"))(problem)
+    wrong = labels != toy.LABELS
+    assert result.success[wrong].all() and (result.loss[wrong] == 0).all() and (result.steps[wrong] == 0).all()
+    np.testing.assert_array_equal(result.adv_images[wrong], problem.images[wrong])
+    others = program(FAB("linf"))(toy_problem("linf"))
+    np.testing.assert_allclose(result.loss[~wrong], others.loss[~wrong], rtol=0, atol=1e-12)
+
+
+def on_a_line(num_steps=100, alpha_max=0.1, overshoot=1.05, backward=0.9):
+    """The norm found where the margin is a plane and no pixel meets the box, in units of the distance to the plane."""
+    at, best = 0.0, np.inf
+    for _ in range(num_steps):
+        near = max(abs(1 - at), 1e-8)
+        alpha = min(near / (near + 1), alpha_max)
+        at = (at + overshoot * (1 - at)) * (1 - alpha) + overshoot * alpha
+        if at > 1:
+            best, at = min(best, at), backward * at
+    return best
+
+
+@pytest.mark.parametrize(("classes", "norm"), [(2, "linf"), (3, "linf"), (3, "l2")])
+def test_planes(classes, norm, x64):
+    """Of planes the distance is known, and so is by how much FAB overshoots it."""
+    rng = np.random.default_rng(classes)
+    weights, bias = rng.normal(size=(12, classes)), 0.1 * rng.normal(size=classes)
+    images = 0.5 + 0.01 * rng.normal(size=(5, 2, 2, 3))
+
+    def logits(x):
+        return (x.reshape(x.shape[0], -1) - 0.5) @ weights + bias
+
+    found = logits(images)
+    labels = found.argmax(1)
+    gaps = found[np.arange(5), labels][:, None] - found
+    steep = np.linalg.norm(weights.T[:, None] - weights.T[None], ord=1 if norm == "linf" else 2, axis=-1)[labels]
+    distance = np.where(gaps > 0, gaps / np.maximum(steep, 1e-9), np.inf).min(1)
+    attack = functools.partial(fab, logits, labels=jnp.asarray(labels), threat={"linf": linf, "l2": l2}[norm](0.1))
+    targeted = jax.jit(functools.partial(attack, num_targets=classes - 1))(images)
+    untargeted = jax.jit(functools.partial(attack, targeted=False))(images)
+    for result in (targeted, untargeted):
+        np.testing.assert_allclose(result.loss / distance, on_a_line(), rtol=1e-9)
+    with pytest.raises(InputError, match=f"use 1 to {classes - 1} targets"):
+        attack(images, num_targets=classes)
+
+
+def test_numbers_of_the_record_reach_the_iteration(x64):
+    """Each of the four numbers, against the recursion on a line."""
+    settings = {"num_steps": 9, "alpha_max": 0.3, "overshoot": 1.2, "backward": 0.7}
+    logits = lambda x: jnp.stack([jnp.full(x.shape[0], 0.06), x.sum((1, 2, 3)) - 2.0], -1)
+    problem = Problem.of(jnp.full((1, 2, 2, 1), 0.5), jnp.array([0]), linf(1.0), jax.random.key(0))
+    attack = jax.jit(lambda p: run(FAB("linf", **settings), logits, p))
+    result = attack(problem._replace(targets=jnp.array([1])))
+    np.testing.assert_allclose(result.loss / (0.06 / 4), on_a_line(**settings), rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_rows_stand_alone(norm, x64):
+    """Another batch, another place in it, from a random start: the same result."""
+    whole = toy_problem(norm)
+    rows = jnp.array([11, 4, 2])
+    part = Problem.of(
+        whole.images[rows],
+        whole.labels[rows],
+        whole.threat,
+        jax.random.key(0),
+        index=rows,
+        targets=whole.targets[rows],
+    )
+    attack = program(FAB(norm, num_steps=20, random_start=True))
+    everything = attack(whole)
+    for a, b in zip(attack(part)[:4], everything[:4], strict=True):
+        np.testing.assert_allclose(a, b[rows], rtol=0, atol=1e-9)
+
+
+def test_nearest_of_the_targets(x64):
+    """Targets are rows of one batch, of which the nearest is kept; inside the ball and the box."""
+    problem = toy_problem("l2")
+    runs = [program(FAB("l2"))(toy_problem("l2", rank)).loss for rank in (2, 3)]
+    attack = functools.partial(fab, toy.logits, threat=l2(0.06), num_targets=2)
+    result = jax.jit(attack)(problem.images, problem.labels)
+    np.testing.assert_allclose(result.loss, np.minimum(*runs), rtol=0, atol=1e-12)
+    assert (runs[1] < runs[0] - 1e-6).any() and 0 < int(result.success.sum()) < 16
+    assert (lengths(result.adv_images - problem.images, "l2") <= 0.06).all()
+    assert ((result.adv_images >= 0) & (result.adv_images <= 1)).all()
+
+
+def test_restarts(x64):
+    """Where the gradient is 0 at the image, and not near it, the second run finds what the first one cannot."""
+    images, labels = jnp.full((2, 2, 2, 1), 0.5), jnp.zeros(2, int)
+    logits = lambda x: jnp.stack([jnp.full(x.shape[0], 0.01), jax.nn.relu(x - 0.5).sum((1, 2, 3))], -1)
+    attack = jax.jit(
+        lambda x, key, restarts: fab(
+            logits, x, labels, key, threat=linf(0.1), num_targets=1, num_steps=8, restarts=restarts
+        ),
+        static_argnums=2,
+    )
+    once, again = attack(images, jax.random.key(0), 1), attack(images, jax.random.key(0), 2)
+    assert np.isinf(once.loss).all() and not once.success.any()
+    assert again.success.all() and again.loss[0] != again.loss[1]
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_random_start(norm):
+    """Half a radius from the image, in a direction of the row's own."""
+    images = jnp.full((6, 4, 4, 3), 0.5)
+    problem = Problem.of(images, jnp.zeros(6, int), Threat(norm, RADII[norm]), jax.random.key(0))
+    logits = lambda x: jnp.zeros((x.shape[0], 3))
+    delta = jax.jit(lambda p: FAB(norm, random_start=True).begin(logits, p).points)(problem) - images
+    np.testing.assert_allclose(lengths(delta, norm), RADII[norm] / 2, rtol=1e-5)
+    assert len(np.unique(np.asarray(delta)[:, 0, 0, 0])) == 6
+    np.testing.assert_array_equal(FAB(norm).begin(logits, problem).points, images)
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize("norm", RADII)
+def test_no_gradient_no_harm(norm, targeted):
+    """Constant logits, and gradients that are NaN: the images come back, and nothing is NaN."""
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 2, 2, 3)), jnp.float32)
+    scale = jnp.array([0.0, jnp.nan, 1.0])  # of the gradient, row by row
+
+    @jax.custom_vjp
+    def shaken(x):
+        return x
+
+    shaken.defvjp(lambda x: (x, None), lambda _, g: (g * scale[:, None, None, None],))
+
+    def logits(x):
+        return jnp.stack([jnp.full(x.shape[0], 0.2), shaken(x).mean((1, 2, 3)) - 0.5], -1)
+
+    labels = jnp.argmax(logits(images), -1)
+    result = jax.jit(
+        lambda x: fab(logits, x, labels, threat=Threat(norm, 1.0), num_targets=1, num_steps=8, targeted=targeted)
+    )(images)
+    assert np.isfinite(result.adv_images).all() and not np.isnan(result.loss).any()
+    np.testing.assert_array_equal(result.success, [False, False, True])
+    np.testing.assert_array_equal(result.adv_images[:2], images[:2])
+
+
+def test_half_precision_images(x64):
+    """In bfloat16 what is judged is what is returned."""
+    images = toy.images().astype(jnp.bfloat16)
+    logits = lambda x: toy.logits(x.astype(jnp.float32))
+    labels = jnp.argmax(logits(images), -1)
+    result = jax.jit(lambda x: fab(logits, x, labels, threat=linf(0.02), num_targets=1, num_steps=8))(images)
+    assert result.adv_images.dtype == jnp.bfloat16 and int(result.success.sum()) > 0
+    np.testing.assert_array_equal(jnp.argmax(logits(result.adv_images), -1) != labels, result.success)
+    found = lengths(result.adv_images.astype(jnp.float32) - images.astype(jnp.float32), "linf")
+    np.testing.assert_array_equal(found[result.success], np.asarray(result.loss)[result.success])
+    assert (found <= 0.02).all()
+
+
+def test_cost_and_gradient(x64):
+    """An iteration is a forward and backward pass and a forward pass, and nothing of it is differentiated again."""
+    calls = []
+
+    def logits(x, shift=0.0):
+        calls.append(x.shape)
+        return toy.logits(x) + shift
+
+    problem = toy_problem("linf")
+    attack = FAB("linf")
+    carry = attack.begin(toy.logits, problem)
+    jax.eval_shape(lambda p, c: attack.advance(logits, p, c, jnp.zeros(16, jnp.int32)), problem, carry)
+    assert calls == [(16, 8, 8, 3)] * 2
+
+    def total(shift, x):
+        result = fab(lambda x: logits(x, shift), x, problem.labels, threat=linf(0.01), num_targets=1, num_steps=2)
+        return result.adv_images.sum() + result.loss.sum()
+
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(jnp.zeros(10), toy.images())
+    assert all((g == 0).all() for g in gradients)
+    with pytest.raises(ValueError, match="pass key"):
+        fab(toy.logits, toy.images(), problem.labels, threat=linf(0.01), restarts=2)
