@@ -183,10 +183,10 @@ class APGD:
 
     def _move(self, problem: Problem, carry: Carry, step: jax.Array) -> jax.Array:
         threat, images = problem.threat, problem.images
-        project = jax.vmap(threat.project)
+        project = jax.vmap(lambda point, image: threat.project(point, image, floor=1e-12))
         wide = carry.loss.dtype  # images may be bfloat16
         x, x_old = carry.x.astype(wide), carry.x_old.astype(wide)
-        length = _per_row(carry.step_size * threat.eps)
+        length = _per_row(carry.step_size * jnp.asarray(threat.eps, wide))
         direction = jax.vmap(lambda g: threat.ascend(g, floor=1e-12))(carry.gradient)
         v = project(x + length * direction, images).astype(wide)
         a = _per_row(jnp.where(step == 0, 1, MOMENTUM).astype(wide))

@@ -27,12 +27,13 @@ class Threat:
     norm: str = dataclasses.field(metadata={"static": True})
     eps: float | jax.Array
 
-    def project(self, point: jax.Array, center: jax.Array) -> jax.Array:
+    def project(self, point: jax.Array, center: jax.Array, floor: float = 0.0) -> jax.Array:
         """Return the projection of `point` onto the ball around `center`, then onto [0, 1], in the dtype of `center`.
 
         Linf clips every coordinate; L2 shrinks the difference to length eps. Arithmetic is in float32 or wider and the
         result is rounded towards the centre, so that it lies in the ball in the returned dtype too, bfloat16 included.
-        A NaN in `point` gives the centre's value.
+        A NaN in `point` gives the centre's value. In L2 a `floor` shrinks every difference d by ||d|| / (||d|| + floor)
+        more: some packages divide so.
         """
         wide = _wide(center)
         delta = finite(point.astype(wide.dtype) - wide)
@@ -42,7 +43,11 @@ class Threat:
         else:
             # A few units in the last place inside the sphere, so that rounding the norm does not leave the ball.
             radius = eps * (1 - 4 * jnp.finfo(wide.dtype).eps)
-            delta = delta * jnp.minimum(1.0, radius / jnp.maximum(_length(delta), jnp.finfo(wide.dtype).tiny))
+            length = _length(delta)
+            if floor:
+                delta = delta * (jnp.minimum(length, radius) / (length + floor))
+            else:
+                delta = delta * jnp.minimum(1.0, radius / jnp.maximum(length, jnp.finfo(wide.dtype).tiny))
         return _round_towards(center, jnp.clip(wide + delta, 0, 1), jnp.abs(delta))
 
     def random_start(self, key: jax.Array, center: jax.Array) -> jax.Array:
