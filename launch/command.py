@@ -54,6 +54,13 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=lambda arguments: _guarded(lambda: _parse(arguments), exits=False))
 
 
+def conclude(failures: list[str]) -> int:
+    """Print what failed, a line each, on stderr; return the status: 1 if anything did."""
+    for line in failures:
+        print(line, file=sys.stderr, flush=True)
+    return 1 if failures else 0
+
+
 def config_argument() -> str:
     """Return what was given for --config, the words behind the colon included."""
     given = ""

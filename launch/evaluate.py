@@ -72,10 +72,7 @@ def main(overrides: dict[str, str]) -> int:
         crop_size=parts.config.data.augment.crop_size,
     )
     show(workdir, records, page.write(workdir))
-    failed = sanity.failures(records)
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
+    return command.conclude(sanity.failures(records))
 
 
 def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[assembly.Parts, Subject]:

@@ -31,7 +31,6 @@ from rich.console import Console
 from jrobust import data, evaluation
 from jrobust.errors import InputError
 from jrobust.evaluation import sanity, suites
-from jrobust.evaluation.batches import Cropped
 from jrobust.evaluation.record import Record, config_hash
 from jrobust.reporting import page, run_files, tables
 from jrobust.training import durations, loop, parallel, run_folder
@@ -79,18 +78,14 @@ def main() -> int:
     assembly.export(parts, summary.train_state.variables, summary.step, workdir / EXPORTED, **summary.metrics)
     page.write(workdir)
     show(summary, records, workdir, time.perf_counter() - start)
-    return conclude(records)
+    return command.conclude(sanity.failures(records))
 
 
 def check_evaluation(parts: assembly.Parts) -> None:
     """Raise now what would stop the evaluation after the training: an unknown suite, a setting that cannot be."""
     settings, subject = parts.config.evaluation.to_dict(), assembly.subject(parts, Variables({}, {}), "model")
     crop_size = parts.config.data.augment.crop_size
-    source = Cropped(parts.test, crop_size) if crop_size else parts.test
-    for name in settings["after_training"]:
-        chosen = suites.settings_of(name, settings.get(name) or {})
-        if check := getattr(suites.SUITES[name], "check", None):
-            check(chosen, subject, source)
+    suites.check(settings["after_training"], subject, parts.test, settings, crop_size=crop_size)
 
 
 def announce(parts: assembly.Parts, steps_per_epoch: int, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> None:
@@ -159,14 +154,6 @@ def show(summary: loop.Summary, records: list[Record], workdir: pathlib.Path, se
     print(f"{trained:,} steps in {duration(summary.seconds)}, everything in {duration(seconds)}")
     names = ("checkpoints", "metrics.jsonl", "evaluation", EXPORTED, "report/index.html")
     print("wrote " + "\n      ".join(str(workdir / name) for name in names if (workdir / name).exists()))
-
-
-def conclude(records: list[Record]) -> int:
-    """Say which checks of suite sanity failed; return the status, 1 if any did."""
-    failed = sanity.failures(records)
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

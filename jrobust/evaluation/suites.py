@@ -77,6 +77,21 @@ def overridden(names: Sequence[str], settings: Mapping[str, Any], words: Mapping
     return result
 
 
+def check(
+    names: Sequence[str], subject: Subject, source: Any, settings: Mapping[str, Any], *, crop_size: int = 0
+) -> dict[str, Any]:
+    """Return the settings of suites by name, if they fit the images as they are evaluated; see `run_suites`.
+
+    The subject's variables are not looked at: a run is checked before it is trained.
+    """
+    source = Cropped(source, crop_size) if crop_size else source
+    chosen = {name: settings_of(name, settings.get(name) or {}) for name in names}
+    for name, chosen_settings in chosen.items():
+        if check_suite := getattr(SUITES[name], "check", None):
+            check_suite(chosen_settings, subject, source)
+    return chosen
+
+
 def run_suites(
     names: Sequence[str],
     subject: Subject,
@@ -109,15 +124,12 @@ def run_suites(
     Raises:
       InputError: an unknown suite or setting, or one that does not fit the images.
     """
+    chosen = check(names, subject, source, settings, crop_size=crop_size)
     source = Cropped(source, crop_size) if crop_size else source
-    if mesh is not None:
-        subject, *against = [_replicated(model, mesh) for model in (subject, *against)]
-    chosen = {name: settings_of(name, settings.get(name) or {}) for name in names}
     if "transfer" in names or (against and "sanity" in names):
         transfer.checked([subject, *against])
-    for name, chosen_settings in chosen.items():
-        if check := getattr(SUITES[name], "check", None):
-            check(chosen_settings, subject, source)
+    if mesh is not None:
+        subject, *against = [_replicated(model, mesh) for model in (subject, *against)]
     records = []
     for name, chosen_settings in chosen.items():
         shared = {"batch_size": 256, "examples": 0} | {k: settings[k] for k in SHARED if k in settings}

@@ -12,6 +12,7 @@ import assembly
 import evaluate
 import jax
 import pytest
+from absl.testing import flagsaver
 
 from configs import art_digits
 from jrobust.errors import InputError
@@ -25,12 +26,19 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("runs") / "natural")
+
+
+def saved(folder, scale=1.0):
+    """A run folder whose last layer is multiplied by `scale`."""
     config = art_digits.get_config("variant=natural,runlocal")
     parts = assembly.build(config)
-    folder = tmp_path_factory.mktemp("runs") / "natural"
     folder.mkdir()
     run_folder.write_json(folder / "config.json", config.to_dict())
     variables = parts.method.init(jax.random.key(0), {})
+    variables = variables._replace(
+        params={k: jax.tree.map(lambda v: v * scale, p) if k == "fc" else p for k, p in variables.params.items()}
+    )
     checkpoints = Checkpoints(folder)
     checkpoints.save(TrainState(jax.numpy.int32(7), *variables, ()), {})
     checkpoints.close()
@@ -61,6 +69,21 @@ def test_evaluates_a_checkpoint_and_refreshes_the_report(workdir):
     for expected in ("PGD-2", "Linf 4/255", "step 7", "evaluation/robustness.json", "report/index.html"):
         assert expected in done.stdout.replace("\n", ""), expected
     assert "PGD-2" in (workdir / "report" / "index.html").read_text()
+
+
+def test_a_model_that_hides_its_gradients_ends_in_status_1_after_all_is_written(tmp_path, capsys):
+    folder = saved(tmp_path / "hidden", scale=1e6)
+    words = {"radii": "", "iterations": "1", "unbounded_steps": "5", "queries": "20", "batch_size": "8"}
+    evaluate.flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(workdir=str(folder), suite=["sanity"]):
+        status = evaluate.main(words | {"examples": "16"})
+    out, err = capsys.readouterr()
+    assert status == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("sanity failed: ") and "an unbounded attack leaves nothing" in last
+    assert "report/index.html" in out.replace("\n", "") and "failed" in out
+    assert Record.read(folder / "evaluation" / "sanity.json").checks["unbounded_reaches_zero"] is False
+    assert "unbounded attack" in (folder / "report" / "index.html").read_text()
 
 
 def test_mistakes_are_one_line(workdir):

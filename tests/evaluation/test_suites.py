@@ -81,6 +81,13 @@ def test_all_is_checked_before_anything_runs(network, photos, names, settings, m
     assert not list(tmp_path.iterdir())
 
 
+def test_images_are_checked_as_they_are_cropped(network, photos):
+    section = {"attribution": {"top_k": 20}}
+    assert suites.check(["attribution"], network, photos, section)["attribution"].top_k == 20
+    with pytest.raises(InputError, match="top_k=20 of images of 4 x 4"):
+        suites.check(["attribution"], network, photos, section, crop_size=4)
+
+
 def test_batch_size_is_rounded_up_to_the_devices(network, photos):
     shapes = []
 

@@ -108,3 +108,9 @@ def test_one_line_and_status_1(arguments, shows):
     lines = done.stderr.splitlines()
     assert lines[0] == "warning: mind the gap" and lines[-1] == "error: found x: expected y"
     assert ("Traceback" in done.stderr) == shows and (len(lines) == 2) != shows
+
+
+def test_what_failed_is_said_in_the_end(capsys):
+    assert command.conclude([]) == 0 and capsys.readouterr().err == ""
+    assert command.conclude(["sanity failed: this", "sanity failed: that"]) == 1
+    assert capsys.readouterr().err == "sanity failed: this\nsanity failed: that\n"
