@@ -3,6 +3,7 @@
 from jrobust.attacks.apgd import APGD
 from jrobust.attacks.apgd_runs import apgd, apgd_targeted
 from jrobust.attacks.attribution import ifia, ifia_art, ifia_strict
+from jrobust.attacks.autoattack import AutoAttackResult, autoattack
 from jrobust.attacks.fab import FAB, fab
 from jrobust.attacks.losses import (
     cross_entropy,
@@ -26,11 +27,13 @@ __all__ = [
     "APGD",
     "FAB",
     "AttackResult",
+    "AutoAttackResult",
     "NAttack",
     "Square",
     "Threat",
     "apgd",
     "apgd_targeted",
+    "autoattack",
     "cross_entropy",
     "cw_loss",
     "dlr",

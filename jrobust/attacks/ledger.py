@@ -17,8 +17,8 @@ class Plan:
       batch_size: the slots of the largest batch, a multiple of the number of devices.
       segment: iterations between two looks at the outcomes; more than one are a rolled loop.
       compact: whether rows leave, are dropped and replaced; otherwise every batch runs to its end, for comparisons.
-      shrink: when the last rows move to a smaller batch: as soon as they fit ("always"), never, or if the time it saves
-        is more than compiling the larger program took ("measured").
+      shrink: whether few rows go to a smaller batch: as soon as they fit ("always"), never, or where what it saves is
+        more than what compiling another program costs ("measured").
       mesh: devices to lay batches over, along its first axis.
     """
 
@@ -45,6 +45,47 @@ class Plan:
         if self.mesh is None:
             return None
         return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(self.mesh.axis_names[0]))
+
+
+class Costs:
+    """What one program costs at each batch size: seconds of its first segment, and of the fastest later one.
+
+    >>> costs = Costs()
+    >>> for seconds in (10.0, 1.0):
+    ...     warm = costs.measured(64, seconds)
+    >>> costs.best(16, most=64, segments=8), costs.best(16, most=64, segments=80)
+    (64, 16)
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, float] = {}
+        self._later: dict[int, float] = {}
+
+    def measured(self, size: int, seconds: float) -> bool:
+        """Enter a measurement; return whether it was not the first, which may have compiled the program."""
+        if size not in self._first:
+            self._first[size] = seconds
+            return False
+        self._later[size] = min(seconds, self._later.get(size, seconds))
+        return True
+
+    def best(self, natural: int, *, most: int, segments: float) -> int:
+        """Return the size from `natural` to `most` at which so many segments are done first, compilation included.
+
+        A segment of a size that was not met is taken to cost in proportion to the size, and its compilation as much as
+        the dearest one so far.
+        """
+        known = {size for size in self._first if natural <= size <= most}
+        if not self._later:
+            return min(known, default=natural)
+        near = min(self._later, key=lambda size: abs(size - natural))
+        compiling = max(self._first[size] - self._later[size] for size in self._later)
+
+        def seconds(size: int) -> float:
+            segment = self._later.get(size, self._later[near] * size / near)
+            return segments * segment + (0 if size in self._first else compiling)
+
+        return min(known | {natural}, key=lambda size: (seconds(size), size))
 
 
 class Ledger:

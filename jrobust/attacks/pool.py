@@ -11,6 +11,7 @@ Nothing of this changes a row's outcome: a row draws from its own key, and stops
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ import jax
 import numpy as np
 
 from jrobust.attacks import pool_programs as programs
-from jrobust.attacks.iterative import Iterative
-from jrobust.attacks.ledger import Ledger, Plan
+from jrobust.attacks.iterative import Iterative, Problem
+from jrobust.attacks.ledger import Costs, Ledger, Plan
 from jrobust.attacks.threat import Threat
 
 
@@ -51,7 +52,7 @@ class Ended(NamedTuple):
       begun: rows that were begun before the segment.
       iterations: iterations of all rows under attack, added up.
       computed: iterations times slots: the same with what was computed in vain.
-      under_way: iterations that rows still in their slots have behind them.
+      left: iterations that rows still in their slots have before them at most.
     """
 
     variants: np.ndarray
@@ -62,7 +63,7 @@ class Ended(NamedTuple):
     begun: int
     iterations: int
     computed: int
-    under_way: int
+    left: int
 
 
 class Pool:
@@ -96,13 +97,14 @@ class Pool:
         self._attack, self._logits, self._variables = attack, logits, variables
         self._examples, self._threat, self._key = examples, threat, key
         self._ledger, self._plan = ledger, plan
-        self._first: dict[int, float] = {}  # batch size -> seconds of its first segment, and of its fastest later one
-        self._later: dict[int, float] = {}
+        program: Any = (logits, attack, plan.segment, plan.sharding)
+        self._costs = _costs(*program, examples.images.shape[1:], str(examples.images.dtype))
         self.warm = (0, 0.0)
 
     def __iter__(self) -> Iterator[Ended]:
-        ledger, plan, examples = self._ledger, self._plan, self._examples
-        seats = _Seats.free(plan.bucket(ledger.waiting()) if plan.compact else plan.batch_size)
+        ledger, plan, total = self._ledger, self._plan, self._attack.num_steps
+        waiting = ledger.waiting()
+        seats = _Seats.free(self._size(plan.batch_size, waiting, total))
         slots: Any = None
         while True:
             begun, free = 0, np.count_nonzero(~seats.live)
@@ -110,24 +112,24 @@ class Pool:
                 slots, begun = self._fill(slots, seats)
             if not seats.live.any():
                 return
-            if plan.compact and not ledger.waiting() and (size := self._smaller(seats)):
-                slots, seats = self._shrink(slots, seats, size)
+            if not ledger.waiting() and 2 * np.count_nonzero(seats.live) <= seats.size:
+                slots, seats = self._shrink(slots, seats)
             slots, success, iterations = self._advance(slots, seats)
-            ended = seats.ended(success, self._attack.num_steps, wait_for_all=not plan.compact)
+            ended = seats.ended(success, total, wait_for_all=not plan.compact)
             won, variants, positions = success[ended], seats.variants[ended], seats.positions[ended]
             ledger.settle(variants, positions, won)
+            seats.live &= ledger.needed(seats.variants, seats.positions)
             yield Ended(
                 variants,
                 positions,
                 won,
                 seats.steps[ended],
-                self._found(slots)[ended & success] if won.any() else examples.images[:0],
+                self._found(slots)[ended & success] if won.any() else self._examples.images[:0],
                 begun,
                 iterations,
                 plan.segment * seats.size,
-                int(seats.steps[seats.live & ~ended].sum()),
+                int((total - seats.steps[seats.live]).sum()),
             )
-            seats.live &= ledger.needed(seats.variants, seats.positions)
 
     def _fill(self, slots: programs.Slots | None, seats: _Seats) -> tuple[programs.Slots, int]:
         """Begin rows of the queue in the free slots; return their number too."""
@@ -142,12 +144,15 @@ class Pool:
         def seated(values: np.ndarray) -> Any:
             whole = np.zeros((seats.size, *values.shape[1:]), values.dtype)
             whole[taken] = values
-            return whole if sharding is None else jax.device_put(whole, sharding)
+            return whole
 
         sharding = self._plan.sharding
-        columns = (images[positions], labels[positions], targets[positions, variants], variants, numbers[positions])
-        rows = programs.Rows(*map(seated, columns))
-        fresh = programs.begin(self._logits, self._attack, sharding, self._variables, self._threat, self._key, rows)
+        keys = programs.row_keys(self._key, seated(variants), seated(numbers[positions]))
+        columns = (images[positions], labels[positions], targets[positions, variants])
+        rows: Any = (*map(seated, columns), keys)
+        images, labels, targets, keys = rows if sharding is None else jax.device_put(rows, sharding)
+        problem = Problem(images, labels, targets, keys, self._threat)
+        fresh = programs.begin(self._logits, self._attack, sharding, self._variables, problem)
         return (fresh if slots is None else programs.merge(sharding, new, fresh, slots)), len(variants)
 
     def _advance(self, slots: programs.Slots, seats: _Seats) -> tuple[programs.Slots, np.ndarray, int]:
@@ -159,36 +164,41 @@ class Pool:
         seconds = time.perf_counter() - begin
         iterations = int((steps - seats.steps)[seats.live].sum())
         seats.steps, seats.age = np.array(steps), seats.age + plan.segment
-        if seats.size in self._first:
-            self._later[seats.size] = min(seconds, self._later.get(seats.size, seconds))
+        if self._costs.measured(seats.size, seconds):
             self.warm = (self.warm[0] + iterations, self.warm[1] + seconds)
-        else:
-            self._first[seats.size] = seconds
         return slots, success, iterations
 
     def _found(self, slots: programs.Slots) -> np.ndarray:
         return np.asarray(programs.finish(self._attack, self._threat, slots).adv_images)
 
-    def _smaller(self, seats: _Seats) -> int:
-        """Return the size of the batch to move to, 0 for none."""
-        active = int(np.count_nonzero(seats.live))
-        size = self._plan.bucket(active)
-        if self._plan.shrink == "never" or 2 * active > seats.size or size >= seats.size:
-            return 0
-        if self._plan.shrink == "always" or size in self._first:
-            return size
-        if seats.size not in self._later:
-            return 0
-        segments = (self._attack.num_steps - int(seats.steps[seats.live].min())) / self._plan.segment
-        saved = segments * self._later[seats.size] * (1 - size / seats.size)
-        compiling = max(self._first[known] - self._later[known] for known in self._later)
-        return size if saved > compiling else 0
-
-    def _shrink(self, slots: programs.Slots, seats: _Seats, size: int) -> tuple[programs.Slots, _Seats]:
+    def _shrink(self, slots: programs.Slots, seats: _Seats) -> tuple[programs.Slots, _Seats]:
+        """Move to a smaller batch if that is worth it."""
         active = np.flatnonzero(seats.live)
+        left = self._attack.num_steps - int(seats.steps[active].min())
+        size = self._size(seats.size, len(active), left)
+        if size >= seats.size:
+            return slots, seats
         order = np.zeros(size, np.int32)
         order[: len(active)] = active
         return programs.gather(self._plan.sharding, slots, order), seats.gathered(order, len(active))
+
+    def _size(self, size: int, rows: int, iterations: int) -> int:
+        """Return the size of the batch to go on with, `size` at most, for so many rows and iterations."""
+        if not self._plan.compact:
+            return size
+        natural = self._plan.bucket(rows)
+        if natural >= size or self._plan.shrink == "never":
+            return size
+        if self._plan.shrink == "always":
+            return natural
+        return self._costs.best(natural, most=size, segments=iterations / self._plan.segment)
+
+
+@functools.lru_cache(maxsize=256)
+def _costs(*program: Any) -> Costs:
+    """Return what is known of a program; a later run goes on with it, as its programs are compiled already."""
+    del program
+    return Costs()
 
 
 @dataclasses.dataclass

@@ -22,14 +22,11 @@ Logits = Callable[..., jax.Array]
 Sharding = jax.sharding.NamedSharding | None
 
 
-class Rows(NamedTuple):
-    """B rows as the host sends them: images, labels and targets; their variants and numbers make their keys."""
-
-    images: jax.Array
-    labels: jax.Array
-    targets: jax.Array
-    variants: jax.Array
-    numbers: jax.Array
+@jax.jit
+def row_keys(key: jax.Array, variants: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Return typed keys [B]: `fold_in(fold_in(key, variant), number)` for each row."""
+    fold = jax.random.fold_in
+    return jax.vmap(lambda variant, number: fold(fold(key, variant), number))(variants, numbers)
 
 
 class Slots(NamedTuple):
@@ -53,16 +50,12 @@ def begin(
     attack: Iterative,
     sharding: Sharding,
     variables: Any,
-    threat: Threat,
-    key: jax.Array,
-    rows: Rows,
+    problem: Problem,
 ) -> Slots:
     """Return a batch of rows at iteration 0."""
-    fold = jax.random.fold_in
-    keys = jax.vmap(lambda variant, number: fold(fold(key, variant), number))(rows.variants, rows.numbers)
-    problem = Problem(rows.images, rows.labels, rows.targets, keys, threat)
     carry = attack.begin(functools.partial(logits, variables), problem)
-    slots = Slots(rows.images, rows.labels, rows.targets, keys, carry, jnp.zeros(rows.labels.shape, jnp.int32))
+    images, labels, targets, keys, _ = problem
+    slots = Slots(images, labels, targets, keys, carry, jnp.zeros(labels.shape, jnp.int32))
     # Without weak types, which `advance` would drop: then its second call would compile again.
     return _laid_out(sharding, jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), slots))
 

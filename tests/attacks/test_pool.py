@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import pytest
 
 from jrobust.attacks import linf
 from jrobust.attacks.iterative import Problem
-from jrobust.attacks.ledger import Ledger, Plan
+from jrobust.attacks.ledger import Costs, Ledger, Plan
 from jrobust.attacks.pgd import AttackResult
 from jrobust.attacks.pool import Examples, Pool
 
@@ -189,23 +188,27 @@ def test_batches_are_spread_over_devices():
     assert Plan(64, mesh=mesh).bucket(3) == 8 and Plan(64, mesh=mesh).bucket(9) == 16
 
 
-def test_a_smaller_batch_has_to_be_worth_its_compilation(monkeypatch):
+def test_a_smaller_batch_has_to_be_worth_its_compilation():
+    costs = Costs()
+    assert costs.best(4, most=32, segments=100) == 4  # nothing is known, nothing is compiled
+    assert not costs.measured(32, 100.0)
+    assert costs.best(4, most=32, segments=100) == 32  # one program is there, and no telling what it costs
+    assert costs.measured(32, 2.0) and costs.measured(32, 1.0)
+    assert costs.best(4, most=32, segments=112) == 32  # 4 / 32 of 112 s and another 99 s for the program
+    assert costs.best(4, most=32, segments=114) == 4
+    assert costs.best(4, most=16, segments=1) == 4
+    costs.measured(8, 0.5)
+    assert costs.best(4, most=32, segments=114) == 8
+
+
+def test_few_rows_go_where_a_program_is():
     sizes = []
-    seconds = iter(range(0, 10**6, 1))  # every segment takes a second, the first one no longer than the others
-
-    def clock():
-        return next(seconds)
-
-    monkeypatch.setattr(time, "perf_counter", clock)
 
     def counted(weights, images):
         sizes.append(images.shape[0])
         return logits(weights, images)
 
-    attack(Plan(32, 1), logits=counted)
-    assert min(sizes) < 32
-    slow = iter([*range(0, 2000, 1000), *range(2000, 10**6, 1)])  # the first segment took a thousand seconds
-    monkeypatch.setattr(time, "perf_counter", lambda: next(slow))
-    sizes.clear()
-    attack(Plan(32, 1), logits=lambda weights, images: counted(weights, images))
+    attack(Plan(32, 4), logits=counted)
+    assert set(sizes) == {32}  # compiling took longer than all of the attack
+    attack(Plan(32, 4), logits=counted, attacked=np.arange(N) < 1)
     assert set(sizes) == {32}
