@@ -195,8 +195,9 @@ def test_the_total_and_its_gradient_on_a_network(network):
     base = BASES["trades"](network)
     params, state = jax.tree.map(lambda leaf: leaf + 0.1, network.init(KEY))
 
-    @jax.jit
-    def step(separation_weight, recalibration_weight):  # traced, so that one program serves both totals
+    # The weights are traced, so that one program serves both totals.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def step(separation_weight, recalibration_weight):
         method = FSR(network, base, separation_weight, recalibration_weight)
         return jax.value_and_grad(method.loss, has_aux=True)(params, state, batch(), KEY)
 
