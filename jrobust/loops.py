@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 Carry = TypeVar("Carry")
 
@@ -25,6 +26,8 @@ def fori_loop(
     """Run `body(i, carry) -> carry` for `i` in `range(lower, upper)`, in the form that suits the backend."""
     if upper <= lower:
         return init
+    if upper == lower + 1:  # `unroll` leaves a loop of one trip a loop, with all that it costs on CPU
+        return body(jnp.int32(lower), init)
     return jax.lax.fori_loop(lower, upper, body, init, unroll=unrolled(unroll))
 
 
