@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 
 from jrobust import data, evaluation, methods
 from jrobust.errors import InputError
@@ -18,7 +19,7 @@ from jrobust.models.classifier import Classifier
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Batch, Method, Variables
 from jrobust.weights import load as weights
-from jrobust.weights import safetensors_file
+from jrobust.weights import safetensors_file, stablehlo
 
 
 class Parts(NamedTuple):
@@ -97,18 +98,37 @@ def subject(
 
 def export(parts: Parts, variables: Variables, step: int, output: pathlib.Path, **measured: float) -> dict[str, Any]:
     """Write the weights with what one must know to use them; return their manifest. `measured` goes into it."""
-    method = parts.config.method
     return safetensors_file.write(
         output,
         parts.classifier.with_axis(None),
         variables.params,
         variables.state,
         model=parts.config.model.to_dict(),
-        class_names=parts.train.class_names,
-        data_set=parts.config.data.name,
-        threat_model=f"Linf {method.eps}" if "eps" in method else "",
-        extra={"method": method.to_dict(), "step": step, "seed": parts.config.seed} | measured,
+        **_origin(parts, step, **measured),
     )
+
+
+def export_program(parts: Parts, variables: Variables, step: int, output: pathlib.Path) -> dict[str, Any]:
+    """Write the method's logits, as they are evaluated, as one program with the weights inside; return what it says."""
+    model = subject(parts, variables, output.stem, step)
+    weights_inside = jax.tree.map(np.asarray, variables)
+    return stablehlo.write(
+        output,
+        lambda images: model.logits(weights_inside, images),
+        parts.classifier.with_axis(None),
+        **_origin(parts, step),
+    )
+
+
+def _origin(parts: Parts, step: int, **measured: float) -> dict[str, Any]:
+    """Return where a model comes from, as the exported files say it."""
+    method = parts.config.method
+    return {
+        "class_names": parts.train.class_names,
+        "data_set": parts.config.data.name,
+        "threat_model": f"Linf {method.eps}" if "eps" in method else "",
+        "extra": {"method": method.to_dict(), "step": step, "seed": parts.config.seed} | measured,
+    }
 
 
 def read_config(workdir: str | pathlib.Path) -> Any:

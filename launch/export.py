@@ -1,10 +1,13 @@
 """Write the weights of a trained run for use elsewhere.
 
     python launch/export.py --workdir=RUN --output=model.safetensors [--format=safetensors] [--step=best]
+    python launch/export.py --workdir=RUN --output=model.stablehlo --format=stablehlo
 
 --format=safetensors: the library's own file. Any safetensors reader opens it; the manifest inside it and in FILE.json
 says what images the model takes, its classes, and what it was trained on and against.
 --format=torch: the same numbers under PyTorch's names and axis orders, for `load_state_dict`.
+--format=stablehlo: one program with the weights inside, which answers logits and input gradients wherever JAX is,
+without this library; FILE.json says how.
 
 --step is latest, best (by test accuracy during training) or the number of a saved step.
 """
@@ -24,10 +27,11 @@ from jrobust.errors import InputError, unknown
 from jrobust.models import zoo
 from jrobust.weights import torch_layouts
 
-FORMATS = ("safetensors", "torch")
+# Format -> ending of its files.
+FORMATS = {"safetensors": ".safetensors", "torch": ".safetensors", "stablehlo": ".stablehlo"}
 
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
-OUTPUT = flags.DEFINE_string("output", "", "the file to write, ending in .safetensors")
+OUTPUT = flags.DEFINE_string("output", "", "the file to write, ending in .safetensors or .stablehlo")
 FORMAT = flags.DEFINE_string("format", "safetensors", f"one of {', '.join(FORMATS)}")
 STEP = flags.DEFINE_string("step", "latest", "latest, best or the number of a saved step")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data are now, if not where they were at training")
@@ -35,14 +39,17 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data are now, if not
 
 def main() -> None:
     """Run the command."""
-    for flag in (WORKDIR, OUTPUT):
-        if not flag.value:
-            raise InputError(f"--{flag.name} is missing: expected --workdir=RUN --output=FILE.safetensors")
     if FORMAT.value not in FORMATS:
         raise unknown("format", FORMAT.value, FORMATS)
+    ending = FORMATS[FORMAT.value]
+    for flag in (WORKDIR, OUTPUT):
+        if not flag.value:
+            raise InputError(f"--{flag.name} is missing: expected --workdir=RUN --output=FILE{ending}")
     output = pathlib.Path(OUTPUT.value).expanduser()
-    if output.suffix != ".safetensors":
-        raise InputError(f"--output is {OUTPUT.value!r}: expected a name that ends in .safetensors")
+    if output.suffix != ending:
+        raise InputError(
+            f"--output is {OUTPUT.value!r}: expected a name that ends in {ending} for --format={FORMAT.value}"
+        )
     print(f"exporting step {STEP.value} of {WORKDIR.value} as {FORMAT.value}", flush=True)
     parts, variables, step = assembly.restore(WORKDIR.value, STEP.value, DATA_DIR.value)
     params, batch_stats = variables
@@ -51,7 +58,8 @@ def main() -> None:
         layout = torch_layouts.write(output, classifier, params, batch_stats)
         written, kind = [output], f"PyTorch names ({layout.name} layout)"
     else:
-        manifest = assembly.export(parts, variables, step, output)
+        write = assembly.export_program if FORMAT.value == "stablehlo" else assembly.export
+        manifest = write(parts, variables, step, output)
         written = [output, output.with_name(output.name + ".json")]
         kind = f"SHA-256 {manifest['sha256'][:16]}"
     print(f"{zoo.describe(classifier).splitlines()[0]}; step {step}; {kind}")

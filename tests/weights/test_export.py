@@ -73,11 +73,28 @@ def test_pytorch_names(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, Variables(*load_weights(output, classifier, *variables)), variables)
 
 
+def test_a_program_with_the_weights_inside(run, tmp_path):
+    workdir, classifier, variables = run
+    output = tmp_path / "digits.stablehlo"
+    result = export(f"--workdir={workdir}", f"--output={output}", "--format=stablehlo")
+    assert result.returncode == 0, result.stderr
+    assert f"{output}.json" in result.stdout
+    images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
+    model = jax.export.deserialize(output.read_bytes())
+    np.testing.assert_allclose(model.call(images), classifier.apply(*variables, images).logits, atol=1e-5)
+    said = json.loads(output.with_name("digits.stablehlo.json").read_text())
+    assert (said["threat_model"], said["extra"]["method"]["name"]) == ("Linf 0.1", "art")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--workdir=RUN", "--output=a.safetensors", "--format=safetensor"], "did you mean 'safetensors'"),
         (["--workdir=RUN", "--output=a.safetensors", "--step=7"], "no checkpoint of step 7"),
+        (
+            ["--workdir=RUN", "--output=a.safetensors", "--format=stablehlo"],
+            "ends in .stablehlo for --format=stablehlo",
+        ),
     ],
 )
 def test_mistakes_end_with_one_line(run, arguments, message):
