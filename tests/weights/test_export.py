@@ -91,10 +91,6 @@ def test_a_program_with_the_weights_inside(run, tmp_path):
     [
         (["--workdir=RUN", "--output=a.safetensors", "--format=safetensor"], "did you mean 'safetensors'"),
         (["--workdir=RUN", "--output=a.safetensors", "--step=7"], "no checkpoint of step 7"),
-        (
-            ["--workdir=RUN", "--output=a.safetensors", "--format=stablehlo"],
-            "ends in .stablehlo for --format=stablehlo",
-        ),
     ],
 )
 def test_mistakes_end_with_one_line(run, arguments, message):
