@@ -70,7 +70,7 @@ class NAttack:
             raise InputError(f"N Attack in {problem.threat.norm}: it is defined for Linf; use Square for L2")
         images = problem.images
         dtype = jnp.promote_types(images.dtype, jnp.float32)
-        start_keys = jax.vmap(lambda key: jax.random.split(key)[0])(problem.keys)
+        start_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(problem.keys)
         mean = 0.001 * jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], dtype))(start_keys)
         values, wrong = self._judge(logits_fn, problem, images[None])
         return NAttackCarry(mean, images, values[0], wrong[0], jnp.zeros(wrong[0].shape, jnp.int32))
@@ -89,8 +89,7 @@ class NAttack:
         shape, dtype = problem.images.shape[1:], jnp.promote_types(problem.images.dtype, jnp.float32)
 
         def one(key: jax.Array, step: jax.Array) -> jax.Array:
-            key = jax.random.fold_in(jax.random.split(key)[1], step)
-            return jax.random.normal(key, (self.samples, *shape), dtype)
+            return jax.random.normal(jax.random.fold_in(key, step + 1), (self.samples, *shape), dtype)
 
         return jax.vmap(one, out_axes=1)(problem.keys, step)
 

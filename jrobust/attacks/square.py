@@ -74,12 +74,12 @@ class Square:
         return AttackResult(adv_images, carry.success, carry.margin, carry.steps)
 
     def sides(self, height: int, width: int) -> np.ndarray:
-        """Return the side of the window in every iteration: int32[num_steps].
+        """Return the side of the window in every iteration: int32[num_steps], or [1].
 
         >>> Square("linf").sides(32, 32)[[0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 4999]]
         array([29, 29, 20, 14, 10,  7,  5,  4,  3,  3], dtype=int32)
         """
-        steps = np.arange(self.num_steps)
+        steps = np.arange(max(self.num_steps, 1))
         if self.rescale_schedule:
             steps = np.array([int(step / self.num_steps * 10_000) for step in steps])
         share = self.p_init / 2.0 ** np.searchsorted(HALVINGS, steps)
@@ -89,7 +89,7 @@ class Square:
 
     def start(self, problem: Problem) -> jax.Array:
         """Return the first points: float[B, H, W, C], vertical stripes in Linf and a grid of bumps in L2."""
-        start_keys = jax.vmap(lambda key: jax.random.split(key)[0])(problem.keys)
+        start_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(problem.keys)
         shape = problem.images.shape[1:]
         if self.norm == "linf":
             signs = jax.vmap(lambda key: jax.random.rademacher(key, (1, *shape[1:])))(start_keys)
@@ -103,14 +103,12 @@ class Square:
         # The last position, height - side, is never drawn, as in the official code; the whole image is at 0.
         positions = jnp.maximum(jnp.stack([height - side, width - side], axis=-1), 1)
 
-        def one(key: jax.Array, step: jax.Array, positions: jax.Array) -> tuple:
-            key = jax.random.fold_in(jax.random.split(key)[1], step)
-            corner_key, sign_key, other_key, transposed_key = jax.random.split(key, 4)
-            corner, other = (jax.random.randint(k, (2,), 0, positions) for k in (corner_key, other_key))
-            return corner, jax.random.rademacher(sign_key, (channels,)), other, jax.random.bernoulli(transposed_key)
-
-        corner, signs, other, transposed = jax.vmap(one)(problem.keys, step, positions)
-        return Proposal(side, corner, signs, other, transposed)
+        # One call a row: on an accelerator the draws of an iteration would take longer than its arithmetic.
+        draw = jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i), (5 + channels,), jnp.float32))
+        numbers = draw(problem.keys, step + 1)
+        corner, other = ((numbers[:, i : i + 2] * positions).astype(jnp.int32) for i in (0, 2))
+        signs = jnp.where(numbers[:, 5:] < 0.5, -1, 1)
+        return Proposal(side, corner, signs, other, numbers[:, 4] < 0.5)
 
     def propose(self, problem: Problem, best: jax.Array, proposal: Proposal) -> jax.Array:
         """Return the points that the proposals make of the best ones: float[B, H, W, C]."""
