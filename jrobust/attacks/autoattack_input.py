@@ -117,7 +117,8 @@ def _classes(logits: Callable, variables: Any, images: np.ndarray, key: jax.Arra
     arguments: list[Any] = [variables, images[:1]]
     if randomised:
         arguments.append(jax.random.split(key, 1))
-    found = jax.eval_shape(logits, *arguments)
+    # In a function of its own: JAX keeps weak references to what it traces, and not everything callable allows them.
+    found = jax.eval_shape(lambda *a: logits(*a), *arguments)
     shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", np.dtype(bool))
     if shape is None or len(shape) != 2 or shape[0] != 1 or not jnp.issubdtype(dtype, jnp.floating):
         what = f"{dtype}{list(shape)}" if shape is not None else type(found).__name__
