@@ -134,7 +134,12 @@ def evaluation(config: ml_collections.ConfigDict, eps: str = EPS, step_size: str
         "batch_size": 64,
     }
     # Not run after training: python launch/evaluate.py --workdir=RUN --suite=autoattack
-    config.evaluation.autoattack = {"norm": "linf", "eps": eps, "version": "standard"}  # the version is unverified
+    config.evaluation.autoattack = {
+        "norm": "linf",
+        "eps": eps,
+        "version": "standard",  # unverified
+        "examples": 0,  # the whole test split
+    }
     config.evaluation.transfer = {"eps": eps, "step_size": "2/255", "num_steps": 10}  # the budget is unverified
 
 
@@ -162,5 +167,6 @@ def runlocal(config: ml_collections.ConfigDict, *, steps: int = 150) -> None:
     config.evaluation.batch_size = 128
     config.evaluation.examples = 256
     config.evaluation.robustness.update({"num_steps": (10, 20), "cw_steps": (10,)})
+    config.evaluation.autoattack.examples = 64
     config.evaluation.sanity.update({"iterations": (1, 5, 20), "num_steps": 10, "queries": 50, "examples": 32})
     config.evaluation.sanity.update({"radii": ("4/255", "8/255", "32/255"), "unbounded_steps": 50})

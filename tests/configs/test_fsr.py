@@ -163,7 +163,8 @@ def test_evaluation():
     r = evaluation.robustness
     assert (r.eps, r.step_size, r.num_steps, r.random_start) == ("8/255", "0.8/255", (20, 100), False)
     assert (r.cw_steps, r.cw_confidence) == ((30,), 50.0)
-    assert evaluation.autoattack.to_dict() == {"norm": "linf", "eps": "8/255", "version": "standard"}
+    a = evaluation.autoattack
+    assert (a.norm, a.eps, a.version, a.examples) == ("linf", "8/255", "standard", 0)
     s = evaluation.sanity
     assert (s.eps, s.step_size, s.examples, s.iterations[-1], s.radii[-1]) == ("8/255", "0.8/255", 64, 200, "255/255")
     assert get("digits").evaluation.robustness.eps == get("digits").method.eps == "0.1"
