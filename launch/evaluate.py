@@ -3,9 +3,10 @@
     python launch/evaluate.py --workdir=RUN --suite=robustness,attribution [--suite.eps=4/255 --suite.num_steps=5]
 
 Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE.safetensors, and the
-test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy, robustness, sanity,
-attribution, transfer (with --against=RUN,RUN) and localization. Their settings are those of config.evaluation;
---suite.FIELD=VALUE changes one in every named suite that has it. Computes in float32 unless --dtype says otherwise.
+test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy, robustness,
+autoattack (goes on where it was if it is killed), sanity, attribution, transfer (with --against=RUN,RUN) and
+localization. Their settings are those of config.evaluation; --suite.FIELD=VALUE changes one in every named suite that
+has it. Computes in float32 unless --dtype says otherwise.
 
 Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew. Status 1 after all
 of it means that a check of suite sanity failed. (Suite sanity takes images from the models of --against too.)

@@ -67,8 +67,8 @@ def autoattack(
 
     Raises:
       InputError: images outside [0, 1], not finite or none; labels that are no classes; an unknown version; a function
-        that gives no logits; a traced argument; a model that answers differently twice (in "standard" and "plus"); a
-        state of another run.
+        that gives no logits; a traced argument; a model that answers differently twice (in "standard" and "plus").
+      StateError: an InputError; the state is of another run.
     """
     budget = budget or Budget()
     data = checked(logits_fn, variables, images, labels, key, index, threat, randomised=version == "rand")

@@ -14,7 +14,7 @@ import numpy as np
 
 from jrobust.attacks import model_checks
 from jrobust.attacks.autoattack_input import Input
-from jrobust.attacks.autoattack_state import PartReport, State
+from jrobust.attacks.autoattack_state import PartReport, State, StateError
 from jrobust.attacks.ledger import Ledger, Plan
 from jrobust.attacks.losses import ranked_targets
 from jrobust.attacks.model_checks import Flag, Look
@@ -125,11 +125,9 @@ class Run:
         if state is None:
             state = State.new(identity, margin, clean.correct, len(self.sequence))
         elif state.identity != identity:
-            raise InputError("the state is of a run with other images, attacks, radius or key: remove it to begin anew")
+            raise StateError("the state is of a run with other images, attacks, radius or key")
         elif not np.allclose(state.clean_margin, margin, rtol=1e-2, atol=1e-2 * _scale(margin), equal_nan=True):
-            raise InputError(
-                "the state is of another model (its answers to the images differ): remove it to begin anew"
-            )
+            raise StateError("the state is of another model: its answers to the images differ")
         self.state = state
 
     def attack(self, number: int) -> None:

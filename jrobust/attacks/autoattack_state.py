@@ -18,6 +18,10 @@ FORMAT = 1
 TALLY = ("seconds", "forward", "backward", "iterations", "computed")
 
 
+class StateError(InputError):
+    """A state that cannot be gone on from: damaged, or of another run."""
+
+
 class PartReport(NamedTuple):
     """What one attack of the sequence did.
 
@@ -131,7 +135,7 @@ class State:
         """Read a state back.
 
         Raises:
-          InputError: there is no such file, or it holds no state.
+          StateError: there is no such file, or it holds no state.
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -142,6 +146,6 @@ class State:
             fields["adversarial"] = dict(zip(positions, fields.pop("images", ()), strict=True))
             return cls(**fields | {"identity": str(fields["identity"]), "part": int(fields["part"])})
         except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist: expected the state of a run of AutoAttack") from error
+            raise StateError(f"{path} does not exist: expected the state of a run of AutoAttack") from error
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is not the state of a run of AutoAttack: remove it ({error})") from error
+            raise StateError(f"{path} is not the state of a run of AutoAttack ({error})") from error

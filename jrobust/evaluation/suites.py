@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jrobust.errors import InputError, unknown
-from jrobust.evaluation import accuracy, attribution, localization, robustness, sanity, transfer
+from jrobust.evaluation import accuracy, attribution, autoattack, localization, robustness, sanity, transfer
 from jrobust.evaluation.batches import Cropped
 from jrobust.evaluation.record import Record, config_hash
 from jrobust.evaluation.subject import Subject
@@ -23,6 +23,7 @@ from jrobust.evaluation.subject import Subject
 SUITES: dict[str, ModuleType] = {
     "accuracy": accuracy,
     "robustness": robustness,
+    "autoattack": autoattack,
     "sanity": sanity,
     "attribution": attribution,
     "transfer": transfer,
@@ -31,6 +32,9 @@ SUITES: dict[str, ModuleType] = {
 
 # Suites that take other models, from which images are transferred.
 WITH_OTHERS = ("transfer", "sanity")
+
+# Suites that save how far they are, and go on from there.
+RESUMABLE = ("autoattack",)
 
 # What a section of the config may set beside the fields of the suite; without them the suite takes config.evaluation's.
 SHARED = ("batch_size", "examples")
@@ -148,10 +152,13 @@ def run_suites(
             progress=progress,
             mesh=mesh,
             **({"against": against} if name in WITH_OTHERS else {}),
+            **({"workdir": workdir} if name in RESUMABLE else {}),
         )
         record.config_hash = config_hash(workdir)
         if workdir is not None:
             paths = record.write(pathlib.Path(workdir) / "evaluation")
+            if name in RESUMABLE:
+                SUITES[name].forget(workdir)
             if progress:
                 print(f"{name}: wrote {', '.join(str(path) for path in paths)}", file=sys.stderr, flush=True)
         records.append(record)
