@@ -6,6 +6,7 @@ they are misclassified. Images are [B, C, H, W]. Imported only where PyTorch is 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -51,6 +52,14 @@ def window_side(i: int, height: int, width: int, p_init: float, norm: str) -> in
     if norm == "l2" and side % 2 == 0:
         side += 1
     return min(side, height, width)
+
+
+@functools.cache
+def bump(side: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the hill and the valley, of length 1 together."""
+    hill, valley = _pyramid(side // 2, side), _pyramid(side - side // 2, side)
+    both = torch.cat([hill / _length(hill).clamp_min(1e-12), -valley / _length(valley)])
+    return (both / _length(both)).to(device, dtype)
 
 
 class _Search:
@@ -105,11 +114,8 @@ class _Search:
         return (2 * drawn - 1).to(self.images.dtype)
 
     def bump(self, side: int) -> torch.Tensor:
-        """Return the hill and the valley of length 1, in one of the two directions."""
-        upper = _pyramid(side // 2, side)
-        both = torch.cat([upper / _length(upper).clamp_min(1e-12), -_pyramid(side - side // 2, side)])
-        both[side // 2 :] /= _length(both[side // 2 :])
-        both = (both / _length(both)).to(self.images)
+        """Draw the bump in one of the two directions."""
+        both = bump(side, self.images.dtype, self.images.device)
         return both.T if torch.rand((), generator=self.generator, device=self.images.device) > 0.5 else both
 
     def at_radius(self, images: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
