@@ -181,3 +181,14 @@ def test_a_new_head_only_when_asked(written, digits):
     # Asked for, the head is new even where the old one would fit.
     new, _ = load(written[0], classifier, jax.tree.map(np.zeros_like, params), stats, replace_head=True)
     assert not new["fc"]["kernel"].any()
+
+
+def test_the_manifest_rebuilds_a_network_with_modules(variables, tmp_path):
+    section = {"positions": ("block2", "block3"), "hidden": 3, "mask": "binary", "straight_through": True}
+    classifier, params, stats = variables("small_cnn", width=4, fsr=section)
+    model = {"name": "small_cnn", "width": 4, "fsr": section}
+    path = tmp_path / "fsr.safetensors"
+    safetensors_file.write(path, classifier, params, stats, model=model)
+    file = safetensors_file.read(path)
+    assert safetensors_file.classifier(file.manifest) == classifier
+    same(file.params, params)
