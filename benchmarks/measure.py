@@ -217,7 +217,7 @@ def report(rows: Sequence[Mapping[str, Any]], title: str, console: Console, note
     for heading, _, _ in COLUMNS:
         table.add_column(heading, justify="left" if heading in ("program", "dtype") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(row.get(key), form, _UNITS.get(key, 1)) for _, key, form in COLUMNS))
+        table.add_row(*(cell(row.get(key), form, _UNITS.get(key, 1)) for _, key, form in COLUMNS))
     console.print(table)
     first, last = rows[0], rows[-1]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items() if version)
@@ -227,7 +227,7 @@ def report(rows: Sequence[Mapping[str, Any]], title: str, console: Console, note
         f"cores; {versions}; commit {first['commit'] or 'unknown'}",
         "matrix product in this process: "
         + ", ".join(f"{value / 1e9:.4g} GFLOP/s in {dtype}" for dtype, value in rate.items()),
-        f"load average before {_cell(first['load_before'], '{:.2f}')}, after {_cell(last['load_after'], '{:.2f}')}",
+        f"load average before {cell(first['load_before'], '{:.2f}')}, after {cell(last['load_after'], '{:.2f}')}",
         *notes,
     ]
     if is_busy(first):
@@ -236,7 +236,8 @@ def report(rows: Sequence[Mapping[str, Any]], title: str, console: Console, note
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _cell(value: Any, form: str, unit: float = 1) -> str:
+def cell(value: Any, form: str, unit: float = 1) -> str:
+    """Return a value as text, "-" for None."""
     if value is None:
         return "-"
     if isinstance(value, tuple | list):
