@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrobust import loops
 from jrobust.attacks import model_checks
 from jrobust.attacks.autoattack_input import Input
 from jrobust.attacks.autoattack_state import PartReport, State, StateError
@@ -205,7 +206,7 @@ class Run:
             return self.segment
         if not part.passes[1]:
             return 50
-        return 1 if jax.default_backend() == "cpu" else 10
+        return 1 if loops.unrolled() else 10
 
 
 def _scale(margin: np.ndarray) -> float:

@@ -100,7 +100,8 @@ def parts(version: str, norm: str, classes: int, budget: Budget | None = None) -
 
     def fab(name: str, variants: int, *, targeted: bool = False, random_start: bool = False) -> list[Part]:
         attack = FAB(norm, budget.fab_steps, targeted=targeted, random_start=random_start)
-        text = f"{name.upper()} {_times(variants, targeted)}{budget.fab_steps} steps"
+        label = "FAB from random points" if random_start else name.upper()
+        text = f"{label} {_times(variants, targeted)}{budget.fab_steps} steps"
         return [Part(name, attack, variants, targeted, (2, 1 if targeted else classes), (1, 0), text)]
 
     square = Part(

@@ -30,6 +30,7 @@ from jrobust.evaluation.subject import Subject
 DEFAULTS = {"batch_size": 256, "examples": 1000}
 STATE = "autoattack.state.npz"
 SAVE_SECONDS = 30.0
+SHORTENED = "shortened AutoAttack"  # what is not AutoAttack must not stand under its name in a table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +64,12 @@ class Settings:
         """Return the lengths."""
         return Budget(self.apgd_steps, self.fab_steps, self.square_queries)
 
-    def protocol(self, classes: int) -> str:
-        """Return the sentence that identifies the robust accuracy."""
-        attacks = "; ".join(part.text for part in parts(self.version, self.norm, classes, self.budget()))
-        name = title(self.version, self.budget())
+    def protocol(self, classes: int, count: int | None = None) -> str:
+        """Return the sentence that identifies the accuracy under all attacks, or under the first `count`."""
+        sequence = parts(self.version, self.norm, classes, self.budget())
+        attacks = "; ".join(part.text for part in sequence[:count])
+        some = f"the first {count} of the {len(sequence)} attacks of " if count and count < len(sequence) else ""
+        name = f"{some}{title(self.version, self.budget())}"
         return f"{name}, {threat_text(self.norm, self.eps)}: {attacks}; each on what the ones before left"
 
 
@@ -108,8 +111,10 @@ def run(
 ) -> Record:
     """Return clean and robust accuracy, what each attack of the sequence broke, and what makes the numbers doubtful.
 
-    `robust_accuracy` is the share of images that are right as they are and that no attack broke; `after <attack>` is
-    the share that stands after that attack. An image's outcome depends on `seed` and its index, not on the batch size.
+    `robust_accuracy` is the share of images that are right as they are and that no attack broke (called `shortened
+    AutoAttack` where the attacks are); `after <attack>` is the share that stands after that attack. An image's outcome
+    depends on `seed` and its index, not on the batch size.
+
     With a `workdir` the state of the run is saved every half minute and after each attack to
     WORKDIR/evaluation/autoattack.state.npz, and a run with the same arguments goes on from there; a state of another
     run is set aside. `forget` removes it.
@@ -229,17 +234,17 @@ def _record(
         "l2": np.linalg.norm(delta, axis=1),
     }
     record.metrics["accuracy"], record.protocols["accuracy"] = proportion(correct), "images as they are"
-    rows, standing = [], correct.copy()
-    protocol = settings.protocol(len(subject.class_names))
-    for part in result.parts:
+    rows, standing, classes = [], correct.copy(), len(subject.class_names)
+    for count, part in enumerate(result.parts, 1):
         standing &= result.broken_by != part.name
         share = proportion(standing)
-        if part is not result.parts[-1]:
-            record.metrics[f"after {part.name}"] = share
-            record.protocols[f"after {part.name}"] = f"{part.name} and what comes before it in: {protocol}"
+        if count < len(result.parts):
+            name = f"after {part.name}"
+        else:
+            name = "robust_accuracy" if settings.budget() == Budget() else SHORTENED
+        record.metrics[name], record.protocols[name] = share, settings.protocol(classes, count)
         cells = [part.name, part.attacked, part.broken, share.value, part.seconds, part.forward, part.backward]
         rows.append(cells)
-    record.metrics["robust_accuracy"], record.protocols["robust_accuracy"] = proportion(~result.success), protocol
     columns = ["attack", "attacked", "broken", "robust accuracy", "seconds", "forward", "backward"]
     record.tables["parts"] = {"columns": columns, "rows": rows}
     record.checks, record.warnings = dict(result.checks), [flag.text for flag in result.flags]

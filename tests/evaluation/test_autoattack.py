@@ -24,7 +24,7 @@ def test_the_record_adds_up(record, network, photos):
     columns, rows = record.columns, record.tables["parts"]["rows"]
     assert record.examples == 22 == len(columns["index"]) and columns["label"].tolist() == photos.labels.tolist()
     assert record.metrics["accuracy"].value == columns["correct"].mean() == 17 / 22
-    assert record.metrics["robust_accuracy"].value == columns["robust"].mean() < 17 / 22
+    assert record.metrics["shortened AutoAttack"].value == columns["robust"].mean() < 17 / 22
     broken = columns["broken_by"]
     assert ((broken == "") == columns["robust"]).all() and ((broken == "clean") == ~columns["correct"]).all()
     assert ((columns["margin"] > 0) == ~columns["robust"]).all()
@@ -47,8 +47,13 @@ def test_the_record_adds_up(record, network, photos):
 
 
 def test_only_the_whole_attack_is_called_autoattack(record):
-    assert record.protocols["robust_accuracy"].startswith("shortened AutoAttack (standard), not comparable")
-    assert "Square 60 queries" in record.protocols["robust_accuracy"]
+    assert "robust_accuracy" not in record.metrics
+    protocol = record.protocols["shortened AutoAttack"]
+    assert protocol.startswith("shortened AutoAttack (standard), not comparable") and "Square 60 queries" in protocol
+    assert record.protocols["after apgd-dlr"] == (
+        "the first 2 of the 4 attacks of shortened AutoAttack (standard), not comparable with AutoAttack, Linf 6/255:"
+        " APGD-CE 4 steps; APGD-DLR 2 x 4 steps; each on what the ones before left"
+    )
     assert autoattack.Settings().protocol(10) == (
         "AutoAttack standard, Linf 8/255: APGD-CE 100 steps; APGD-T 9 targets x 100 steps; FAB-T 9 targets x 100 steps;"
         " Square 5000 queries; each on what the ones before left"
@@ -57,7 +62,7 @@ def test_only_the_whole_attack_is_called_autoattack(record):
         autoattack.Settings(norm="l2", eps="0.5", version="plus")
         .protocol(10)
         .startswith(
-            "AutoAttack plus, L2 0.5: APGD-CE 5 x 100 steps; APGD-DLR 5 x 100 steps; FAB 100 steps; FAB-RANDOM 4 x 100"
+            "AutoAttack plus, L2 0.5: APGD-CE 5 x 100 steps; APGD-DLR 5 x 100 steps; FAB 100 steps; FAB from random"
         )
     )
 
