@@ -4,6 +4,8 @@ from jrobust.attacks.apgd import APGD
 from jrobust.attacks.apgd_runs import apgd, apgd_targeted
 from jrobust.attacks.attribution import ifia, ifia_art, ifia_strict
 from jrobust.attacks.autoattack import AutoAttackResult, autoattack
+from jrobust.attacks.carlini_wagner import cw_l2, cw_linf
+from jrobust.attacks.diversity import Diversity
 from jrobust.attacks.fab import FAB, fab
 from jrobust.attacks.losses import (
     cross_entropy,
@@ -17,6 +19,7 @@ from jrobust.attacks.losses import (
     targeted_dlr,
     untargeted,
 )
+from jrobust.attacks.momentum import di_fgsm, mi_fgsm, ni_fgsm, ti_fgsm
 from jrobust.attacks.nattack import NAttack, nattack
 from jrobust.attacks.pgd import AttackResult, fgsm, pgd
 from jrobust.attacks.square import Square, square
@@ -28,6 +31,7 @@ __all__ = [
     "FAB",
     "AttackResult",
     "AutoAttackResult",
+    "Diversity",
     "NAttack",
     "Square",
     "Threat",
@@ -35,7 +39,10 @@ __all__ = [
     "apgd_targeted",
     "autoattack",
     "cross_entropy",
+    "cw_l2",
+    "cw_linf",
     "cw_loss",
+    "di_fgsm",
     "dlr",
     "fab",
     "fgsm",
@@ -46,7 +53,9 @@ __all__ = [
     "l2",
     "linf",
     "margin",
+    "mi_fgsm",
     "nattack",
+    "ni_fgsm",
     "pgd",
     "ranked_targets",
     "square",
@@ -55,5 +64,6 @@ __all__ = [
     "targeted_dlr",
     "targeted_dombrowski",
     "targeted_topk",
+    "ti_fgsm",
     "untargeted",
 ]
