@@ -92,7 +92,9 @@ def _numbers(run: Run) -> dict[Key, Row]:
         record = run.records.get(suite, {"metrics": {}})
         fsr = any(name.startswith("cw_") for name in record["metrics"])
         for name, estimate in record["metrics"].items():
-            if name in LEFT_OUT or (name == "accuracy" and name in seen) or (name == "worst_case" and not fsr):
+            if name in LEFT_OUT or name.startswith(tables.PARTIAL):
+                continue
+            if (name == "accuracy" and name in seen) or (name == "worst_case" and not fsr):
                 continue
             seen.add(name)
             where = "accuracy" if name == "accuracy" else suite

@@ -27,6 +27,7 @@ NAMES = {
     "gt_known": "localisation, class known",
     "top1_localization": "localisation, top-1",
 }
+PARTIAL = "after "  # begins the metrics of AutoAttack before its last part
 INTERVALS = {"wilson": "Wilson", "normal": "normal approximation"}
 
 
@@ -66,14 +67,16 @@ def count(value: Any) -> str:
 def summary(records: dict[str, Row]) -> list[list[str]]:
     """Return the rows of the table of a run: suite, metric, percent, interval, examples, protocol.
 
-    An accuracy that the accuracy suite has too, on as many images, is not repeated; the matrix of the transfer suite is
-    a table of its own.
+    An accuracy that the accuracy suite has too, on as many images, is not repeated; the matrix of the transfer suite
+    and the parts of AutoAttack are tables of their own.
     """
     rows = []
     known = records.get("accuracy", {}).get("metrics", {}).get("accuracy")
     for suite, record in records.items():
         for name, estimate in record["metrics"].items():
             if suite == "transfer" or (suite != "accuracy" and name == "accuracy" and estimate == known):
+                continue
+            if name.startswith(PARTIAL):
                 continue
             rows.append(
                 [

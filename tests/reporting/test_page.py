@@ -86,6 +86,7 @@ def test_a_run_of_fsr_has_its_row_and_the_parts_of_autoattack(run_folder, make_f
     assert parts.rows == [["apgd-ce", "33.50", "1,234", "12.3"], ["square", "31.00", "0", "-"]]
     assert [tables.numeric_column(parts, i) for i in range(4)] == [False, True, True, True]
     text = page.write(run_folder).read_text()
+    assert "after apgd-ce" not in text  # that is in the table of the parts
     assert "C&amp;W-30" in text and '<td class="number">33.50</td>' in text
     assert not Collector(text).errors
 
