@@ -52,8 +52,7 @@ def get_config(argument: str = ""):
             "fast_factor": 10.0,
         }
     )
-    art.evaluation(config, top_k=1000, attack_steps=50)
-    config.evaluation.robustness.update({"eps": "2/255", "step_size": "0.5/255"})  # not described in the paper
+    art.evaluation(config, top_k=1000, attack_steps=50, eps="2/255", step_size="0.5/255")  # not described in the paper
     config.evaluation.after_training = ("accuracy", "robustness", "localization")
     config.evaluation.localization = {"threshold": 0.2, "iou": 0.5}
     config.evaluation.batch_size = 64

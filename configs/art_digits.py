@@ -44,8 +44,8 @@ def get_config(argument: str = ""):
     config.optimizer.update(
         {"learning_rate": 0.1, "weight_decay": 2e-4, "drop_epochs": (20, 32), "drop_factors": (0.1, 0.1)}
     )
-    art.evaluation(config, top_k=16, attack_steps=50)  # a quarter of the pixels: about the stroke
-    config.evaluation.robustness.update({"eps": "0.1", "step_size": "0.025"})
+    # A quarter of the pixels: about the stroke.
+    art.evaluation(config, top_k=16, attack_steps=50, eps="0.1", step_size="0.025")
     config.evaluation.robustness.sweep_linf = ("0.025", "0.05", "0.1", "0.15")
     config.evaluation.attribution.update(
         {"eps": "0.1", "step_size": "0.0125", "num_points": 20, "examples": 200, "batch_size": 100}

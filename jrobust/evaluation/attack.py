@@ -17,11 +17,21 @@ from jrobust.evaluation import programs
 from jrobust.evaluation.subject import Subject
 
 NORMS = {"linf": "Linf", "l2": "L2"}
+# Attacks of `jrobust.attacks.momentum`, each with its default numbers, in words.
+WITH_MEMORY = {
+    "mi_fgsm": "MI-FGSM (momentum 1)",
+    "ni_fgsm": "NI-FGSM (momentum 1, gradients taken ahead)",
+    "di_fgsm": "DI-FGSM (inputs resized with probability 0.5, no momentum)",
+    "ti_fgsm": "TI-FGSM (gradients smoothed over 15 x 15 pixels, no momentum)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """PGD on a loss: its column name, its numbers, and the sentence that identifies it."""
+    """One attack by gradients: its column name, its numbers, and the sentence that identifies it.
+
+    `method` is "pgd", on any loss, or one of `WITH_MEMORY`, from the image and without restarts.
+    """
 
     name: str
     norm: str
@@ -44,7 +54,12 @@ class Attack:
         return *self.path(), self.num_steps
 
     def path(self) -> tuple:
-        """Return the same without the number of steps: attacks of equal paths stop at points of one ascent."""
+        """Return the same without the number of steps: attacks of equal paths stop at points of one ascent.
+
+        Only PGD can stop and go on.
+        """
+        if self.method != "pgd":
+            return self.method, self.norm, self.eps, self.step_size, self.num_steps
         return self.method, self.norm, self.eps, self.step_size, self.random_start, self.restarts, self.loss
 
 
@@ -66,7 +81,7 @@ def ascent(
 ) -> Attack:
     """Return PGD as an attack, on the cross-entropy or, given a confidence, on the loss of Carlini and Wagner."""
     step = units.parse(step_size) if isinstance(step_size, str) else step_size
-    text = step_size if isinstance(step_size, str) else _length(step, norm)
+    text = step_size if isinstance(step_size, str) else length(step, norm)
     start = "random start" if random_start else "from the image"
     many = f", worst of {restarts} restarts" if restarts > 1 else ""
     loss = "cross-entropy" if confidence is None else f"the C&W loss of confidence {confidence:g} (not the L2 attack)"
@@ -75,7 +90,19 @@ def ascent(
     return Attack(name, norm, eps, float(step), num_steps, random_start, restarts, protocol, objective)
 
 
-def _length(value: Fraction, norm: str) -> str:
+def with_memory(method: str, name: str, norm: str, eps: str, step_size: str, num_steps: int) -> Attack:
+    """Return an attack of `WITH_MEMORY`."""
+    words = f"{WITH_MEMORY[method]} of {num_steps} steps"
+    protocol = f"{words}, {threat_text(norm, eps)}, step {step_size}, from the image, last iterate"
+    return Attack(name, norm, eps, units.number(step_size), num_steps, False, 1, protocol, method=method)
+
+
+def length(value: Fraction, norm: str) -> str:
+    """Return a step size as text: in 1/255 for Linf.
+
+    >>> length(Fraction(1, 255) * 4 / 5, "linf"), length(Fraction(1, 4), "l2")
+    ('0.8/255', '0.25')
+    """
     return f"{float(value * 255):g}/255" if norm == "linf" else f"{float(value):g}"
 
 
@@ -99,15 +126,14 @@ def craft(subject: Subject, batch: dict[str, Any], family: Sequence[Attack], key
     They cost the steps of the longest. A radius that was not met does not compile again.
     """
     first, dtype = family[0], jnp.promote_types(batch["image"].dtype, jnp.float32)
+    threat, step_size = Threat(first.norm, jnp.asarray(first.eps, dtype)), jnp.asarray(first.step_size, dtype)
+    examples = batch["image"], batch["label"], batch["index"]
+    arguments = (subject.logits, subject.variables, *examples, key, threat, step_size)
+    if first.method != "pgd":
+        options: dict[str, Any] = {"method": first.method, "num_steps": first.num_steps}
+        return [programs.craft_with_memory(*arguments, **options)] * len(family)
     return programs.craft(
-        subject.logits,
-        subject.variables,
-        batch["image"],
-        batch["label"],
-        batch["index"],
-        key,
-        Threat(first.norm, jnp.asarray(first.eps, dtype)),
-        jnp.asarray(first.step_size, dtype),
+        *arguments,
         num_steps=[attack.num_steps for attack in family],
         random_start=first.random_start,
         restarts=first.restarts,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust import keys, loops
-from jrobust.attacks import Threat, cross_entropy, iterative, margin, pgd, untargeted
+from jrobust.attacks import Threat, cross_entropy, iterative, margin, momentum, pgd, untargeted
 from jrobust.attacks.iterative import Iterative, Problem
 
 Logits = Callable[..., jax.Array]
@@ -138,6 +138,27 @@ def _worse(logits, variables, labels, first, second, *, loss) -> jax.Array:
     higher = jnp.nan_to_num(loss2, nan=-jnp.inf) >= jnp.nan_to_num(loss1, nan=-jnp.inf)
     second_wins = jnp.where(success1 == success2, higher, success2)
     return jnp.where(second_wins[:, None, None, None], second, first)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("method", "num_steps"))
+def craft_with_memory(
+    logits: Logits,
+    variables: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    index: jax.Array,
+    key: jax.Array,
+    threat: Threat,
+    step_size: jax.Array,
+    *,
+    method: str,
+    num_steps: int,
+) -> jax.Array:
+    """Return the last iterates of an attack of `jrobust.attacks.momentum`, one program for each number of steps."""
+    attack = getattr(momentum, method)
+    arguments = (functools.partial(logits, variables), images, labels, key)
+    options = {"threat": threat, "step_size": step_size, "num_steps": num_steps, "index": index}
+    return attack(*arguments, **options).adv_images
 
 
 def search(

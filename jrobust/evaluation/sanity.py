@@ -20,7 +20,7 @@ from jrobust.attacks.square import Square
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation import programs, sanity_checks, transfer
 from jrobust.evaluation.accuracy import joined, keep_valid
-from jrobust.evaluation.attack import Attack, ascent, craft, families, threat_text
+from jrobust.evaluation.attack import Attack, ascent, craft, families, length, threat_text, with_memory
 from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.estimates import proportion, worst_case
 from jrobust.evaluation.progress import track
@@ -216,10 +216,13 @@ def _members(
 
 
 def _transferred(settings: Settings, model: str) -> list[Attack]:
-    pgd = ascent(
-        f"pgd from {model}", "linf", settings.eps, settings.step_size, settings.num_steps, settings.random_start
-    )
-    return [pgd]
+    """Return PGD, and DI-FGSM with the steps of torchattacks: ten, each a quarter of the radius."""
+    eps, steps = settings.eps, settings.num_steps
+    quarter = length(units.parse(eps) / 4, "linf")
+    return [
+        ascent(f"pgd from {model}", "linf", eps, settings.step_size, steps, settings.random_start),
+        with_memory("di_fgsm", f"di_fgsm from {model}", "linf", eps, quarter, 10),
+    ]
 
 
 def _craft(model: Subject, family: list[Attack], key: jax.Array, batch: dict[str, Any]) -> list[jax.Array]:

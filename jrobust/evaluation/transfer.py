@@ -1,4 +1,4 @@
-"""Suite `transfer`: perturbations crafted on one model, tried on another (Table 2 of the ART supplementary)."""
+"""Suite `transfer`: perturbations crafted on one model, tried on another (as Table 2 of the ART supplementary)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from jrobust import units
-from jrobust.errors import InputError
-from jrobust.evaluation import programs, robustness
+from jrobust.errors import InputError, unknown
+from jrobust.evaluation import programs
 from jrobust.evaluation.accuracy import joined, keep_valid
-from jrobust.evaluation.attack import Attack, craft, threat_text
+from jrobust.evaluation.attack import NORMS, WITH_MEMORY, Attack, ascent, craft, threat_text, with_memory
 from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.estimates import proportion
 from jrobust.evaluation.progress import track
@@ -22,25 +22,46 @@ from jrobust.evaluation.rate import Rate
 from jrobust.evaluation.record import Record
 from jrobust.evaluation.subject import Subject
 
+METHODS = ("pgd", *WITH_MEMORY)
+STEPS = {"pgd": 40} | dict.fromkeys(WITH_MEMORY, 10)
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The one attack that crafts; fields as in the robustness suite. The table's budget is unverified."""
+    """The one attack that crafts; radii and step sizes are text in pixel units of [0, 1].
 
+    The published budgets of images that are transferred are unverified.
+
+    Attributes:
+      attack: "pgd", or one made to transfer: "mi_fgsm", "ni_fgsm", "di_fgsm", "ti_fgsm", with the numbers that are the
+        defaults of `jrobust.attacks.momentum`.
+      norm, eps, step_size: as in the robustness suite.
+      num_steps: 0 for 40 of PGD (ART's) and 10 of the others.
+      random_start: of PGD; the others start at the image.
+    """
+
+    attack: str = "pgd"
     norm: str = "linf"
     eps: str = "8/255"
     step_size: str = "2/255"
-    num_steps: int = 40
+    num_steps: int = 0
     random_start: bool = True
 
     def __post_init__(self):
-        self.attack()
+        if self.attack not in METHODS:
+            raise unknown("attack", self.attack, METHODS)
+        if self.norm not in NORMS:
+            raise unknown("norm", self.norm, NORMS)
+        if self.num_steps < 0:
+            raise InputError(f"num_steps={self.num_steps}: expected at least 1, or 0 for the attack's own number")
+        units.parse(self.eps), units.parse(self.step_size)
 
-    def attack(self) -> Attack:
-        """Return the attack, the same in every number as the robustness suite's PGD of these settings."""
-        fields = dataclasses.asdict(self) | {"num_steps": (self.num_steps,)}
-        units.parse(self.eps)
-        return robustness.attacks(robustness.Settings(**fields))["main"][1]
+    def crafting(self) -> Attack:
+        """Return the attack; PGD is in every number that of the robustness suite."""
+        steps = self.num_steps or STEPS[self.attack]
+        if self.attack == "pgd":
+            return ascent(f"pgd_{steps}", self.norm, self.eps, self.step_size, steps, self.random_start)
+        return with_memory(self.attack, self.attack, self.norm, self.eps, self.step_size, steps)
 
 
 def run(
@@ -72,7 +93,7 @@ def run(
     """
     settings = settings or Settings()
     subjects = checked([subject, *against])
-    attack, key = settings.attack(), jax.random.key(seed)
+    attack, key = settings.crafting(), jax.random.key(seed)
     begin, rate = time.perf_counter(), Rate()
     order = choose(source, examples)
     rows = []

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 from jrobust.errors import InputError
+from jrobust.evaluation import suites
 
 DATA_SETS = ("cifar10", "svhn", "gtsrb", "flower17", "cub200", "digits")
 VARIANTS = ("natural", "pgd", "art", "argmin", "equation2", "equation4_l2", "equation4_cosine", "attr_ce")
@@ -132,6 +133,15 @@ def test_evaluation():
     assert a.sweep == ("2/255", "4/255", "8/255", "12/255")
     flower = get("flower17").evaluation.attribution
     assert (flower.top_k, flower.num_steps) == (1000, 100)
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_images_are_transferred_at_the_radius_of_the_robustness_suite(name):
+    evaluation = get(name).evaluation
+    assert evaluation.transfer.eps == evaluation.robustness.eps
+    assert evaluation.transfer.step_size == evaluation.robustness.step_size
+    assert suites.settings_of("transfer", evaluation.transfer.to_dict()).crafting().num_steps == 40
+    assert (get("digits").evaluation.transfer.eps, get("digits").evaluation.transfer.step_size) == ("0.1", "0.025")
 
 
 def test_the_schedule_of_cifar10_challenge():

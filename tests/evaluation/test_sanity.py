@@ -91,7 +91,9 @@ def test_other_models_are_black_boxes(network, photos):
     # The twin's images are the white-box ones, those of the network with its classes shuffled are weaker.
     assert record.columns["pgd from twin_correct"].tolist() == record.columns["pgd_10_correct"].tolist()
     assert record.metrics["pgd_10"].value < record.metrics["pgd from other"].value
-    assert "crafted on other" in record.protocols["pgd from other"]
+    assert record.metrics["pgd_10"].value < record.metrics["di_fgsm from other"].value
+    assert record.protocols["pgd from other"].endswith("crafted on other")
+    assert "step 2/255" in record.protocols["di_fgsm from other"]
     assert record.checks["white_box_beats_black_box"]
     with pytest.raises(InputError, match="different names"):
         sanity.run(network, photos, settings, against=[network])

@@ -57,7 +57,7 @@ def test_without_a_folder_nothing_is_written(network, photos, tmp_path, monkeypa
 def test_settings_come_from_the_section_and_the_defaults():
     settings = suites.settings_of("robustness", EVALUATION.robustness)
     assert settings.num_steps == (2,) and settings.sweep_l2 == () and settings.random_start
-    assert suites.settings_of("transfer", {}).num_steps == 40
+    assert suites.settings_of("transfer", {}).crafting().num_steps == 40
 
 
 @pytest.mark.parametrize(

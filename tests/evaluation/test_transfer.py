@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrobust.attacks import linf, momentum
 from jrobust.errors import InputError
 from jrobust.evaluation import attack, robustness, transfer
 
@@ -41,7 +43,7 @@ def test_columns_craft_and_rows_are_evaluated(network, other, photos):
     assert own < foreign <= clean
     images = photos.arrays()["image"].astype(np.float32) / 255
     batch = {"image": images, "label": photos.labels, "index": np.arange(22, dtype=np.int32)}
-    (crafted,) = attack.craft(other, batch, [SETTINGS.attack()], jax.random.key(0))
+    (crafted,) = attack.craft(other, batch, [SETTINGS.crafting()], jax.random.key(0))
     predictions = network.logits(network.variables, crafted).argmax(1)
     assert record.columns["network on other"].tolist() == (predictions == photos.labels).tolist()
     assert record.columns["network on other"].tolist() != record.columns["other on network"].tolist()
@@ -53,6 +55,30 @@ def test_columns_craft_and_rows_are_evaluated(network, other, photos):
     assert record.attack_steps == 22 * 5 * 2 and np.sum(record.columns["label"] >= 0) == 22
 
 
+@pytest.mark.parametrize("method", ["mi_fgsm", "ni_fgsm", "di_fgsm", "ti_fgsm"])
+def test_attacks_made_to_transfer(method, network, other, photos):
+    settings = transfer.Settings(attack=method, eps="16/255", step_size="4/255", num_steps=3)
+    record = transfer.run(network, photos, settings, against=[other], batch_size=11, progress=False)
+    attack = getattr(momentum, method)
+    images, labels = photos.arrays()["image"].astype(np.float32) / 255, jnp.asarray(photos.labels, jnp.int32)
+    with jax.default_matmul_precision("highest"):
+        crafted = attack(
+            lambda x: other.logits(other.variables, x),
+            images,
+            labels,
+            jax.random.key(0),
+            threat=linf("16/255"),
+            step_size="4/255",
+            num_steps=3,
+            unroll=False,
+        ).adv_images
+    predictions = network.logits(network.variables, crafted).argmax(1)
+    assert record.columns["network on other"].tolist() == (predictions == labels).tolist()
+    assert record.metrics["other on other"].value < record.metrics["other on clean"].value
+    name = method.upper().replace("_", "-")
+    assert f"second model: {name} (" in record.protocols["network on other"] and "of 3 steps" in str(record.protocols)
+
+
 def test_what_cannot_be_compared(network, other, linear, photos):
     with pytest.raises(InputError, match="--against"):
         transfer.run(network, photos, SETTINGS)
@@ -60,3 +86,16 @@ def test_what_cannot_be_compared(network, other, linear, photos):
         transfer.run(network, photos, SETTINGS, against=[network])
     with pytest.raises(InputError, match="2 classes"):
         transfer.run(network, photos, SETTINGS, against=[linear])
+
+
+def test_every_attack_has_its_numbers():
+    numbers = {name: transfer.Settings(attack=name).crafting().num_steps for name in transfer.METHODS}
+    assert numbers == {"pgd": 40, "mi_fgsm": 10, "ni_fgsm": 10, "di_fgsm": 10, "ti_fgsm": 10}
+    assert transfer.Settings(num_steps=7).crafting().num_steps == 7
+    for fields, message in (
+        ({"attack": "di_fgm"}, "unknown attack 'di_fgm'.*did you mean 'di_fgsm'"),
+        ({"num_steps": -1}, "num_steps=-1"),
+        ({"norm": "l3"}, "unknown norm"),
+    ):
+        with pytest.raises(InputError, match=message):
+            transfer.Settings(**fields)
