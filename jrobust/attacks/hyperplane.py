@@ -12,8 +12,7 @@ def smallest_move(points: jax.Array, normals: jax.Array, excess: jax.Array, *, n
         d_j = -sign(c w_j) min(l, r_j) (Linf)   or   -sign(c w_j) min(l |w_j|, r_j) (L2),   c = <w, t> - b,
 
     r_j the way that coordinate j can go in that direction before it meets the box, and l >= 0 the one number for which
-    sum_j |w_j| |d_j| = |c| (Croce and Hein 2020, appendix A, who search for l by bisection). The left side is piecewise
-    linear in l with a corner wherever a coordinate arrives, so that one sort and two cumulative sums give l.
+    sum_j |w_j| |d_j| = |c| (Croce and Hein 2020, who sort the coordinates by the l at which they arrive).
 
     Where the box does not meet the hyperplane the move goes to the corner that comes closest. A coordinate with w_j = 0
     stays; so does a point that lies on the plane. Arithmetic is in float32 or wider and does not depend on the length
@@ -47,22 +46,21 @@ def smallest_move(points: jax.Array, normals: jax.Array, excess: jax.Array, *, n
 
 
 def _level(limits: jax.Array, weights: jax.Array, total: jax.Array) -> jax.Array:
-    """Return l >= 0 with sum_j weights_j min(l, limits_j) = total: float[N]; infinite where the sum cannot reach it."""
-    limits, weights = jax.lax.sort((limits, weights), num_keys=1)
-    # After k arrivals: what the arrived have given, and the weight of those still under way.
-    given = jnp.cumsum(limits * weights, axis=-1)
-    under_way = jax.lax.cumsum(weights, axis=weights.ndim - 1, reverse=True)
-    zero = jnp.zeros_like(total)[:, None]
-    remaining = jnp.concatenate([under_way[:, 1:], zero], axis=-1)
-    arrivals = jnp.sum(given + limits * remaining < total[:, None], axis=-1, keepdims=True)
+    """Return l >= 0 with sum_j weights_j min(l, limits_j) = total: float[N]; infinite where the sum cannot reach it.
 
-    def after(first: jax.Array, rest: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(jnp.concatenate([first, rest], axis=-1), arrivals, axis=-1)[:, 0]
+    Newton's method from l = 0. The sum is concave and piecewise linear, so that l rises until it stands on the right
+    piece, and is then exact: some five steps for images. (Sorting the corners and adding them up gives the same in a
+    fixed number of operations, which take a hundred times as long on CPU.)
+    """
 
-    weight = after(under_way[:, :1], remaining)
-    level = (total - after(zero, given)) / jnp.where(weight > 0, weight, 1)
-    # Between the last arrival and the next one; rounding in the sums may say otherwise.
-    level = jnp.clip(
-        level, after(zero, limits), after(limits[:, :1], jnp.concatenate([limits[:, 1:], zero + jnp.inf], -1))
-    )
-    return jnp.where(weight > 0, level, jnp.inf)
+    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        level, _ = state
+        under_way = limits > level[:, None]
+        given = jnp.sum(jnp.where(under_way, 0, limits * weights), axis=-1)
+        weight = jnp.sum(jnp.where(under_way, weights, 0), axis=-1)
+        new = jnp.where(weight > 0, (total - given) / jnp.where(weight > 0, weight, 1), jnp.inf)
+        new = jnp.maximum(new, level)  # rounding must not lead back: it ends because what is under way gets less
+        return new, jnp.any(new > level)
+
+    start = (jnp.zeros_like(total), jnp.array(True))
+    return jax.lax.while_loop(lambda state: state[1], step, start)[0]
