@@ -139,14 +139,41 @@ def test_planes(classes, norm, x64):
         attack(images, num_targets=classes)
 
 
-def test_numbers_of_the_record_reach_the_iteration(x64):
-    """Each of the four numbers, against the recursion on a line."""
-    settings = {"num_steps": 9, "alpha_max": 0.3, "overshoot": 1.2, "backward": 0.7}
-    logits = lambda x: jnp.stack([jnp.full(x.shape[0], 0.06), x.sum((1, 2, 3)) - 2.0], -1)
-    problem = Problem.of(jnp.full((1, 2, 2, 1), 0.5), jnp.array([0]), linf(1.0), jax.random.key(0))
-    attack = jax.jit(lambda p: run(FAB("linf", **settings), logits, p))
-    result = attack(problem._replace(targets=jnp.array([1])))
-    np.testing.assert_allclose(result.loss / (0.06 / 4), on_a_line(**settings), rtol=1e-12)
+@pytest.mark.parametrize(
+    "settings", [{}, {"alpha_max": 0.3, "overshoot": 1.2, "backward": 0.7}], ids=["paper", "other"]
+)
+def test_one_iteration(settings, x64):
+    """From a point away from the image, where the bias towards the image and its bound show; planes, L2, no box."""
+    alpha_max, overshoot, backward = settings.values() or (0.1, 1.05, 0.9)
+    attack = FAB("l2", **settings)
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=4), np.full((2, 4), 0.5)
+    x_1 = x + np.stack([0.05 * rng.normal(size=4), 0.2 * w / (w @ w)])
+    plane = w @ x[0] + 0.1
+    value = lambda u: u @ w - plane
+    d_1, d_2 = (-value(u)[:, None] * w / (w @ w) for u in (x_1, x))
+    a_1, a_2 = np.linalg.norm(d_1, axis=1), np.linalg.norm(d_2, axis=1)
+    alpha = np.minimum(a_1 / (a_1 + a_2), alpha_max)[:, None]
+    assert (a_1 / (a_1 + a_2) > alpha_max).all()
+    new = (1 - alpha) * (x_1 + overshoot * d_1) + alpha * (x + overshoot * d_2)
+    wrong = value(new) > 0
+
+    logits = lambda u: jnp.stack([jnp.zeros(2), u.reshape(2, 4) @ w - plane], -1)
+    images = jnp.asarray(x.reshape(2, 2, 2, 1))
+    problem = Problem.of(images, jnp.array([0, 0]), l2(1.0), jax.random.key(0), targets=jnp.array([1, 1]))
+
+    @jax.jit
+    def iterate(problem, points):
+        carry = attack.begin(logits, problem)._replace(points=points)
+        return attack.advance(logits, problem, carry, jnp.array([4, 6]))
+
+    carry = iterate(problem, jnp.asarray(x_1.reshape(2, 2, 2, 1)))
+    distance = np.linalg.norm(new - x, axis=1)
+    np.testing.assert_allclose(carry.norm, np.where(wrong, distance, np.inf), rtol=1e-12)
+    points = np.where(wrong[:, None], x + backward * (new - x), new)
+    np.testing.assert_allclose(carry.points.reshape(2, 4), points, rtol=1e-12)
+    np.testing.assert_array_equal(carry.steps, np.where(wrong, [5, 7], 0))
+    assert wrong.any()
 
 
 @pytest.mark.parametrize("norm", RADII)
