@@ -123,7 +123,8 @@ def show(workdir: pathlib.Path, records: list[Record], report: pathlib.Path) -> 
     fresh = {record.suite: written[record.suite] for record in records}
     console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, tables.summary(fresh)))
     for extra in tables.extras(fresh):
-        console.print(tables.rich_table(f"{extra.title}. {extra.note}", extra.columns, extra.rows))
+        console.print(tables.rich_table(extra.title, extra.columns, extra.rows))
+        console.print(extra.note, highlight=False, markup=False)
     for record in records:
         for text in record.warnings:
             print(f"warning: {record.suite}: {text}", file=sys.stderr)

@@ -85,7 +85,10 @@ def summary(records: dict[str, Row]) -> list[list[str]]:
                     percent(estimate.get("value")),
                     interval(estimate),
                     count(estimate.get("count")),
-                    record.get("protocols", {}).get(name, ""),
+                    # In full it repeats the rows above; the record and the comparison of runs have it.
+                    "right on the image and under every attack above"
+                    if name == "worst_case"
+                    else record.get("protocols", {}).get(name, ""),
                 ]
             )
     return rows
@@ -145,7 +148,8 @@ def protocol(records: dict[str, Row]) -> Extra | None:
 
 
 def _crafted(record: Row) -> str:
-    return next((text for text in record.get("protocols", {}).values() if "crafted" in text), "")
+    text = next((text for text in record.get("protocols", {}).values() if "crafted" in text), "")
+    return text[:1].upper() + text[1:]
 
 
 def _cell(column: Any, value: Any, shares: bool) -> str:
