@@ -37,8 +37,8 @@ class Record:
       settings: every setting of the suite.
       metrics: name -> estimate with its 95 % interval.
       protocols: name of a metric -> how exactly it was measured. Only numbers of equal protocols may be compared.
-      curves: name -> points in increasing x, each {"label": text, "x": float, metric: Estimate, ...}; x is
-        a radius or a threshold.
+      curves: name -> points in increasing x, each {"label": text, "x": float, metric: Estimate, ...}; x is a radius, a
+        number of steps or a threshold.
       tables: name -> {"columns": [...], "rows": [[...], ...]}.
       checks: name -> what the suite verified about itself (largest perturbation, range of values, NaN, ...).
       warnings: sentences on what makes the numbers doubtful.
