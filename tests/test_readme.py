@@ -71,11 +71,12 @@ def test_command(words):
             assert name in flag_names(ROOT / script), name
 
 
-def test_python_block(capsys):
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def test_python_blocks(capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     found = {}
-    exec(compile(block, "README.md", "exec"), found)
+    exec(compile("".join(blocks), "README.md", "exec"), found)
     assert found["result"].success.all() and found["result"].adv_images.shape == (4, 8, 8, 3)
+    assert found["verdict"].success.all() and set(found["verdict"].broken_by) == {"apgd-ce"}
     assert capsys.readouterr().out.startswith("[ True")
 
 
