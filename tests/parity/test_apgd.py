@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrobust.attacks import APGD, l2, linf, ranked_targets
+from jrobust.attacks import APGD, apgd, apgd_targeted, l2, linf, ranked_targets
 from jrobust.attacks.iterative import Problem
 from tests.attacks import toy
 
@@ -100,3 +100,40 @@ def test_iterates(name, norm, loss):
     assert 0 < last.success.sum() < len(labels)
     assert len(np.unique(carry.step_size)) >= 4
     assert (last.loss_best > np.asarray(carry.loss_best[0]) + 1e-3).all()
+
+
+@pytest.mark.parametrize(("norm", "loss"), [("linf", "ce"), ("l2", "targeted_dlr")])
+def test_whole_attacks_are_equally_strong(norm, loss):
+    """From random starts of their own, with and without leaving out what is broken already."""
+    ours, theirs, _ = network("toy")
+    images, labels, eps = toy.images(), toy.LABELS.copy(), RADII["toy"][norm]
+    labels[5] = 0  # wrong from the outset
+    threat = {"linf": linf, "l2": l2}[norm](eps)
+    attack = functools.partial(apgd_targeted, num_targets=3) if loss.startswith("targeted") else apgd
+    settings = {"threat": threat, "num_steps": 30, "loss": loss}
+    result = jax.jit(lambda k: attack(ours, images, jnp.asarray(labels), k, **settings))(jax.random.key(0))
+    robust = ~np.asarray(result.success)
+    robust[5] = False
+
+    x, y = nchw(images), torch.tensor(labels)
+    for only_correct in (True, False):
+        adv, flags = torch_apgd.perturb(
+            theirs,
+            x,
+            y,
+            norm=norm,
+            eps=eps,
+            loss=loss,
+            num_targets=3,
+            num_steps=30,
+            generator=torch.Generator().manual_seed(0),
+            only_correct=only_correct,
+        )
+        np.testing.assert_array_equal(flags, robust)
+        delta = (adv - x).flatten(1)
+        size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+        assert (size <= eps + 1e-9).all() and (size[~flags & (y != 0)] > 0).all()
+        assert ((theirs(adv).argmax(1) == y) == flags).all()
+    start = torch_apgd.random_start(torch.full((8, 3, 4, 4), 0.5), norm=norm, eps=0.1) - 0.5
+    size = start.abs().flatten(1).amax(1) if norm == "linf" else start.flatten(1).norm(dim=1)
+    np.testing.assert_allclose(size, 0.1, rtol=1e-5)
