@@ -27,7 +27,7 @@ from jrobust.evaluation.progress import track
 from jrobust.evaluation.record import Record
 from jrobust.evaluation.subject import Subject
 
-DEFAULTS = {"batch_size": 256, "examples": 1000}
+DEFAULTS = {"examples": 1000}
 STATE = "autoattack.state.npz"
 SAVE_SECONDS = 30.0
 SHORTENED = "shortened AutoAttack"  # what is not AutoAttack must not stand under its name in a table
