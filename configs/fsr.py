@@ -140,7 +140,8 @@ def evaluation(config: ml_collections.ConfigDict, eps: str = EPS, step_size: str
         "version": "standard",  # unverified
         "examples": 0,  # the whole test split
     }
-    config.evaluation.transfer = {"eps": eps, "step_size": "2/255", "num_steps": 10}  # the budget is unverified
+    # --suite=transfer --against=OTHER_RUN. Table 3 of the paper names DI-FGSM; its variant and budget are unverified.
+    config.evaluation.transfer = {"attack": "di_fgsm", "eps": eps, "step_size": "2/255", "num_steps": 10}
 
 
 def runlocal(config: ml_collections.ConfigDict, *, steps: int = 150) -> None:

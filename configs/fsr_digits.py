@@ -5,7 +5,19 @@
 The words behind the colon are those of configs/fsr.py, but the network is always the small CNN of three blocks, the
 module behind its last: method=at|trades|mart, `fsr`, the ablations; `runlocal` is a few steps for tests.
 
-No published numbers: this is a demonstration that runs on a laptop.
+No published numbers: this is a demonstration that runs on a laptop. One seed on two CPU cores shared with other work,
+jax 0.10.2, one to two minutes a row (natural accuracy; FGSM, PGD-20, PGD-100 and C&W at 0.1; Ensemble; all four checks
+of the sanity suite pass for every row):
+
+    method=at              98.89  95.56  91.94  91.94  92.22  91.94
+    method=at,fsr          98.89  95.28  93.06  93.06  93.06  92.78
+    method=trades          98.89  94.72  92.78  92.50  92.50  91.67
+    method=trades,fsr      98.61  95.28  92.22  91.94  92.50  91.39
+    method=mart            99.17  95.28  93.61  93.33  93.89  93.06
+    method=mart,fsr        99.17  94.72  91.11  91.11  91.39  91.11
+
+On 360 test images, with intervals of +- 2.7, no row is better than another: digits are too easy to show what the module
+is for. At radius 0.2 two seeds of AT reach an Ensemble of 70.83 and 72.78, of AT + FSR 71.67 and 72.22.
 """
 
 from configs import fsr
