@@ -70,7 +70,7 @@ def test_golden_total(monkeypatch):
             logits = out.mean((1, 2)) @ head - 0.1 * jnp.arange(golden.CLASSES)
             return Prediction(logits, updated["batch_stats"], {"fsr_block4": auxiliary} if intermediates else {})
 
-    method = FSR(Network(), Adversarial(Network(), 0.0, 0.1, 1))
+    method = FSR(Network(), Adversarial(Network(), eps=0.0, step_size=0.1, num_steps=0))
     images = jnp.asarray(nhwc(np.abs(golden.wave(shape, np.sin, 0.2, 0.53))))
     batch = {"image": images, "label": jnp.array([1, 3]), "index": jnp.arange(2)}
     loss, (_, metrics) = jax.jit(method.loss)(variables["params"], variables["batch_stats"], batch, KEY)
