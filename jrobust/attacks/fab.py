@@ -67,9 +67,9 @@ class FAB:
 
     def begin(self, logits_fn: LogitsFn, problem: Problem) -> FabCarry:
         """Return the start; images that are wrong as they are count as found, at distance 0."""
-        images = problem.images
-        points = jax.vmap(_half_way, in_axes=(None, 0, 0))(problem.threat, problem.keys, images)
-        points = points if self.random_start else images
+        images = points = problem.images
+        if self.random_start:
+            points = jax.vmap(_half_way, in_axes=(None, 0, 0))(problem.threat, problem.keys, images)
         wrong = jnp.argmax(logits_fn(images), axis=-1) != problem.labels
         norm = jnp.where(wrong, 0, jnp.inf).astype(jnp.promote_types(images.dtype, jnp.float32))
         return FabCarry(points, images, norm, wrong, jnp.zeros(wrong.shape, jnp.int32))

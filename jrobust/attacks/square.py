@@ -79,9 +79,10 @@ class Square:
         >>> Square("linf").sides(32, 32)[[0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 4999]]
         array([29, 29, 20, 14, 10,  7,  5,  4,  3,  3], dtype=int32)
         """
-        steps = np.arange(max(self.num_steps, 1))
+        total = max(self.num_steps, 1)
+        steps = np.arange(total)
         if self.rescale_schedule:
-            steps = np.array([int(step / self.num_steps * 10_000) for step in steps])
+            steps = np.array([int(step / total * 10_000) for step in steps])
         share = self.p_init / 2.0 ** np.searchsorted(HALVINGS, steps)
         side = np.round(np.sqrt(share * height * width)).astype(np.int32)
         side = np.maximum(side, 1) if self.norm == "linf" else np.maximum(side, 3) // 2 * 2 + 1

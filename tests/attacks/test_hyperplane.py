@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,9 +17,21 @@ def x64():
         yield
 
 
+ROWS, COLUMNS = 300, 300
+
+
 @functools.lru_cache
 def program(norm):
     return jax.jit(functools.partial(smallest_move, norm=norm))
+
+
+def moves(t, w, c, norm):
+    """The moves of any number of rows and coordinates by one program: coordinates without a weight change nothing."""
+    t, w, c = (np.asarray(a) for a in (t, w, c))
+    spare = [(0, ROWS - t.shape[0]), (0, COLUMNS - t.shape[1])]
+    found = np.asarray(program(norm)(np.pad(t, spare, constant_values=0.3), np.pad(w, spare), np.pad(c, spare[0])))
+    assert (found[:, t.shape[1] :] == 0).all() and (found[t.shape[0] :] == 0).all()
+    return found[: t.shape[0], : t.shape[1]]
 
 
 def bisection(t, w, b, norm):
@@ -61,7 +72,7 @@ def cases(seed, count, dimensions):
 @pytest.mark.parametrize("dimensions", [1, 2, 7, 60])
 def test_bisection_says_the_same(norm, dimensions, x64):
     t, w, b = cases(dimensions, 300, dimensions)
-    found = np.asarray(program(norm)(*map(jnp.asarray, (t, w, (w * t).sum(1) - b))))
+    found = moves(t, w, (w * t).sum(1) - b, norm)
     expected = np.stack([bisection(*row, norm) for row in zip(t, w, b, strict=True)])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
     assert ((t + found >= -1e-15) & (t + found <= 1 + 1e-15)).all()
@@ -75,7 +86,7 @@ def test_no_other_move_is_shorter(norm, x64):
     """Neither bisection nor the closed form may have the wrong problem: any feasible move is at least as long."""
     rng = np.random.default_rng(0)
     t, w, b = cases(1, 200, 3)
-    found = np.asarray(program(norm)(*map(jnp.asarray, (t, w, (w * t).sum(1) - b))))
+    found = moves(t, w, (w * t).sum(1) - b, norm)
     length = functools.partial(np.linalg.norm, ord=np.inf if norm == "linf" else 2, axis=-1)
     others = rng.uniform(size=(20_000, 3))
     for row in np.flatnonzero(np.abs((w * (t + found)).sum(1) - b) < 1e-9):
@@ -86,9 +97,9 @@ def test_no_other_move_is_shorter(norm, x64):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_special_rows(norm):
-    t = jnp.array([[0.5, 0.25, 1.0, 0.0]] * 7)
-    w = jnp.array([[1.0, -2.0, 0.0, 1.0]] * 4 + [[0.0] * 4, [jnp.nan, -2.0, 0.0, 1.0], [1e-33, -2e-33, 0.0, 1e-33]])
-    c = jnp.array([0.0, 100.0, -100.0, jnp.nan, 1.0, 100.0, 1e-33 * 100])
+    t = np.float32([[0.5, 0.25, 1.0, 0.0]] * 7)
+    w = np.float32([[1.0, -2.0, 0.0, 1.0]] * 4 + [[0.0] * 4, [np.nan, -2.0, 0.0, 1.0], [1e-33, -2e-33, 0.0, 1e-33]])
+    c = np.float32([0.0, 100.0, -100.0, np.nan, 1.0, 100.0, 1e-33 * 100])
     corner = [-0.5, 0.75, 0.0, 0.0]
     expected = [
         [0] * 4,  # on the plane
@@ -99,7 +110,7 @@ def test_special_rows(norm):
         [0, 0.75, 0, 0],  # one coordinate was NaN
         corner,  # a vanishing gradient has a direction all the same
     ]
-    np.testing.assert_allclose(program(norm)(t, w, c), expected, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(moves(t, w, c, norm), expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -109,7 +120,7 @@ def test_single_precision(norm):
     t, w = np.float32(t), np.float32(w)
     c = np.float32(np.random.default_rng(4).normal(size=200) * np.abs(w).sum(1) * 0.02)
     for scale in (1.0, 1e-20, 1e20):
-        found = np.asarray(program(norm)(t, np.float32(w * scale), np.float32(c * scale)), np.float64)
+        found = moves(t, np.float32(w * scale), np.float32(c * scale), norm).astype(np.float64)
         residual = np.abs((w.astype(np.float64) * found).sum(1) + c) / np.abs(w.astype(np.float64)).sum(1)
         assert residual.max() < 1e-7
         assert ((t + np.float32(found) >= 0) & (t + np.float32(found) <= 1)).all()
@@ -117,8 +128,8 @@ def test_single_precision(norm):
 
 def test_known_moves():
     """w = (3, 4) from the middle of the box: equal steps in Linf, along w in L2, and around a corner."""
-    t, w = jnp.full((2, 2), 0.5), jnp.array([[3.0, 4.0]] * 2)
-    np.testing.assert_allclose(program("linf")(t, w, jnp.array([0.7, -0.7])), [[-0.1, -0.1], [0.1, 0.1]], atol=1e-7)
-    np.testing.assert_allclose(program("l2")(t, w, jnp.array([0.5, -0.5])), [[-0.06, -0.08], [0.06, 0.08]], atol=1e-7)
-    edge = jnp.array([[0.05, 0.5]])
-    np.testing.assert_allclose(program("linf")(edge, w[:1], jnp.array([0.95])), [[-0.05, -0.2]], atol=1e-7)
+    t, w = np.full((2, 2), 0.5, np.float32), np.float32([[3, 4]] * 2)
+    np.testing.assert_allclose(moves(t, w, np.float32([0.7, -0.7]), "linf"), [[-0.1, -0.1], [0.1, 0.1]], atol=1e-7)
+    np.testing.assert_allclose(moves(t, w, np.float32([0.5, -0.5]), "l2"), [[-0.06, -0.08], [0.06, 0.08]], atol=1e-7)
+    edge = np.float32([[0.05, 0.5]])
+    np.testing.assert_allclose(moves(edge, w[:1], np.float32([0.95]), "linf"), [[-0.05, -0.2]], atol=1e-7)
