@@ -183,10 +183,12 @@ def run_name(config_argument: str, config: Any) -> str:
     'art_digits-pgd-runlocal-3'
     >>> run_name("configs/art_digits.py", Config)
     'art_digits-art-3'
+    >>> run_name("configs/fsr_digits.py:method=at,fsr", Config)
+    'fsr_digits-at-fsr-3'
     """
     path, _, words = config_argument.partition(":")
     values = [word.rpartition("=")[2] for word in words.split(",") if word]
-    if not any(word.startswith("variant=") for word in words.split(",")):
+    if not any(word.startswith(("variant=", "method=")) for word in words.split(",")):
         values.insert(0, config.method.name)
     return re.sub(r"[^\w.-]", "_", "-".join([pathlib.PurePath(path).stem, *values, str(config.seed)]))
 

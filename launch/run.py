@@ -96,7 +96,7 @@ def announce(parts: assembly.Parts, steps_per_epoch: int, mesh: jax.sharding.Mes
     size = "x".join(map(str, parts.classifier.input_shape))
     devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     print(
-        f"method   {config.method.name}\n"
+        f"method   {config.method.name}{' with FSR' if config.method.get('fsr') else ''}\n"
         f"model    {config.model.name}, {count_parameters(shapes.params):,} parameters, {config.model.dtype}\n"
         f"data     {config.data.name}: {len(parts.train):,} training and {len(parts.test):,} test images {size},"
         f" {len(parts.train.class_names)} classes\n"
