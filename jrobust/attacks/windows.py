@@ -55,11 +55,9 @@ def start(start_keys: jax.Array, problem: Problem) -> jax.Array:
     upright = jnp.asarray(bump(side), jnp.promote_types(images.dtype, jnp.float32))
 
     def one(key: jax.Array) -> jax.Array:
-        transposed_key, sign_key = jax.random.split(key)
-        transposed = jax.random.bernoulli(transposed_key, shape=(rows, columns))[:, :, None, None]
-        return grid(
-            jnp.where(transposed, upright.T, upright), jax.random.rademacher(sign_key, (rows, columns, channels))
-        )
+        chances = jax.random.uniform(key, (rows, columns, 1 + channels), jnp.float32) < 0.5
+        tiles = jnp.where(chances[..., :1, None], upright.T, upright)
+        return grid(tiles, jnp.where(chances[..., 1:], -1, 1))
 
     def grid(tiles: jax.Array, signs: jax.Array) -> jax.Array:
         """Lay float[rows, columns, side, side] times float[rows, columns, C] into the middle of an image."""

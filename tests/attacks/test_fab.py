@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jrobust.attacks import FAB, fab, l2, linf
+from jrobust.attacks.fab import FabCarry
 from jrobust.attacks.iterative import Problem, run
 from jrobust.attacks.threat import Threat
 from jrobust.errors import InputError
@@ -188,15 +189,21 @@ def test_one_iteration(settings, x64):
 
 
 def test_rows_stand_alone(x64):
-    """Another batch, another place in it, from a random start: the same result."""
-    whole, rows = toy_problem("linf"), np.array([11, 4, 2])
-    part = Problem.of(
-        IMAGES[rows], whole.labels[rows], whole.threat, jax.random.key(0), index=rows, targets=whole.targets[rows]
-    )
-    attack = program(FAB("linf", num_steps=20, random_start=True))
-    everything = attack(whole)
-    for a, b in zip(attack(part)[:4], everything[:4], strict=True):
-        np.testing.assert_allclose(a, b[rows], rtol=0, atol=1e-9)
+    """Another batch, another place in it: the same iteration."""
+    attack, whole, rows = FAB("linf"), toy_problem("linf"), np.array([11, 4, 2])
+    part = Problem.of(IMAGES[rows], toy.LABELS[rows], whole.threat, jax.random.key(0), targets=whole.targets[rows])
+    points = np.clip(IMAGES + 0.02 * np.random.default_rng(0).normal(size=IMAGES.shape), 0, 1)
+    advance = compiled(functools.partial(attack.advance, toy.logits))
+
+    def carry(rows):
+        count = len(rows)
+        norm, none = np.where(rows % 2, 0.001, np.inf), np.zeros(count, np.int32)
+        return FabCarry(points[rows], IMAGES[rows], norm, none > 0, none)
+
+    everything = advance(whole, carry(np.arange(16)), np.arange(16))
+    for a, b in zip(advance(part, carry(rows), rows), everything, strict=True):
+        np.testing.assert_allclose(a, b[rows], rtol=0, atol=1e-12)
+    assert len(np.unique(everything.steps)) > 3
 
 
 def test_nearest_of_the_targets(x64):

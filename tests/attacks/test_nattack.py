@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jrobust.attacks import NAttack, l2, linf, nattack
-from jrobust.attacks.iterative import Problem, run
+from jrobust.attacks.iterative import Problem
 from jrobust.attacks.nattack import NAttackCarry
 from jrobust.errors import InputError
 from tests.attacks import toy
@@ -24,8 +24,8 @@ def x64():
         yield
 
 
-def toy_problem(labels=toy.LABELS):
-    return Problem.of(IMAGES, labels, linf(EPS), jax.random.key(0))
+def toy_problem():
+    return Problem.of(IMAGES, toy.LABELS, linf(EPS), jax.random.key(0))
 
 
 def toy_logits(x):
@@ -93,8 +93,8 @@ def test_guarantees(x64):
     """In the ball and the box, misclassified where it says so; wrong images come back."""
     labels = np.where(np.arange(16) % 5 == 0, (toy.LABELS + 1) % 10, toy.LABELS)
     wrong = labels != toy.LABELS
-    attack = NAttack(num_steps=40, samples=20)
-    result = compiled(lambda problem: run(attack, toy.logits, problem, until_broken=True))(toy_problem(labels))
+    attack = functools.partial(nattack, toy.logits, num_steps=40, samples=20)
+    result = compiled(functools.partial(attack, threat=linf(EPS)))(IMAGES, labels, jax.random.key(0))
     distance = np.abs(result.adv_images - IMAGES).max((1, 2, 3))
     assert (distance <= EPS).all() and ((result.adv_images >= 0) & (result.adv_images <= 1)).all()
     assert result.success[wrong].all() and (distance[wrong] == 0).all() and (result.steps[wrong] == 0).all()
@@ -102,6 +102,11 @@ def test_guarantees(x64):
     np.testing.assert_array_equal(toy_logits(result.adv_images).argmax(1) != labels, result.success)
     assert (distance[~result.success] == 0).all()
     assert (result.steps[result.success & ~wrong] % 10 == 0).all()
+    np.testing.assert_allclose(
+        result.loss[result.success], margins(result.adv_images, labels)[result.success], rtol=0, atol=1e-12
+    )
+    with pytest.raises(InputError, match="defined for Linf"):
+        attack(IMAGES, labels, jax.random.key(0), threat=l2(0.5))
 
 
 def test_rows_stand_alone(x64):
@@ -132,16 +137,6 @@ def test_pixels_at_the_edge_and_useless_logits():
     attack = NAttack(num_steps=3, samples=4)
     problem = Problem.of(images, np.zeros(2, int), linf(0.02), jax.random.key(0))
     carry = start_at(images, np.zeros_like(images))
-    carry = compiled(functools.partial(attack.advance, logits))(problem, carry, np.array([1, 1]))
+    noise = np.random.default_rng(0).normal(size=(4, *images.shape)).astype(np.float32)
+    carry = compiled(functools.partial(attack.attempt, logits))(problem, carry, np.array([1, 1]), noise)
     assert np.isfinite(carry.mean).all() and (carry.mean[0] == 0).all()
-
-
-def test_public_function():
-    images, labels = np.full((2, 3, 3, 1), 0.5, np.float32), np.zeros(2, int)
-    logits = lambda x: jnp.stack([jnp.full(x.shape[0], 0.505), x.mean((1, 2, 3))], -1)
-    attack = functools.partial(nattack, logits, num_steps=60, samples=10, sigma=0.02, learning_rate=0.05)
-    result = compiled(functools.partial(attack, threat=linf(0.03)))(images, labels, jax.random.key(0))
-    assert result.success.all() and (result.loss > 0).all() and (result.steps > 0).all()
-    assert (np.abs(result.adv_images - images) <= 0.03).all()
-    with pytest.raises(InputError, match="defined for Linf"):
-        attack(images, labels, jax.random.key(0), threat=l2(0.5))
