@@ -154,13 +154,16 @@ def written_out(loss, norm, images, start, num_steps, eps):
     return x, rows
 
 
-@pytest.mark.parametrize(("loss", "norm"), GOLDEN)
-def test_the_algorithm_written_out(x64, loss, norm):
+# A window of 4 steps, as the first one of 20, meets the bound of three rises in four to the letter.
+@pytest.mark.parametrize(
+    ("loss", "norm", "num_steps"), [*((*which, 100) for which in GOLDEN), ("dlr", "linf", 20), ("dlr", "l2", 20)]
+)
+def test_the_algorithm_written_out(x64, loss, norm, num_steps):
     images, eps = toy.images(), float(BALLS[norm].eps)
     wave = jnp.sin(jnp.arange(images.size)).reshape(images.shape)
     start = jax.vmap(BALLS[norm].project)(images + eps * wave * (1 if norm == "linf" else 0.1), images)
-    result, carry = attack(loss, norm)(images, start, LABELS)
-    x, rows = written_out(loss, norm, np.asarray(images), np.asarray(start), 100, eps)
+    result, carry = attack(loss, norm, num_steps)(images, start, LABELS)
+    x, rows = written_out(loss, norm, np.asarray(images), np.asarray(start), num_steps, eps)
     # Where the label's logit is the third DLR is flat, at 1, and the gradient is made of rounding.
     calm = np.flatnonzero(np.abs(carry.loss_best - 1) > 1e-6)
     assert len(calm) >= 14
@@ -174,6 +177,47 @@ def test_the_algorithm_written_out(x64, loss, norm):
         expected = np.asarray(images[i]) if row["adv"] is None else row["adv"]
         np.testing.assert_allclose(result.adv_images[i], expected, rtol=0, atol=1e-9)
     assert 0 < int(result.success.sum()) < 16
+
+
+def test_checkpoint():
+    """What one does, row by row, after a window of 4 steps whose last one begins here."""
+    attack, level = APGD("ce", "linf", 20, random_start=False), float(np.log(2))  # of two equal logits
+    images = jnp.full((6, 1, 1, 1), 0.5)
+    problem = Problem.of(images, jnp.zeros(6, int), linf(0.1), jax.random.key(0))
+    flat = lambda x: jnp.zeros((len(x), 2))
+    begun = attack.begin(flat, problem)
+    # Against the record: the first loss is compared with 0; the start counts as halved.
+    assert (begun.loss == 0).all() and begun.reduced.all() and (begun.step_size == 2).all()
+    np.testing.assert_allclose([begun.loss_best, begun.loss_checked], level, rtol=1e-6)
+
+    best, low = begun.loss_best[0], begun.loss_best[0] - 0.1
+    rows = [  # rises before this step, the loss before it, best loss at the last checkpoint, halved there -> halved now
+        (2, low, best, True, True),  # three rises in four are too few
+        (3, low, best, True, False),
+        (3, best, best, True, True),  # the same loss is no rise
+        (3, low, best, False, True),  # nothing better was found, nor was the step halved
+        (3, low, low, False, False),
+        (0, low, low, True, True),
+    ]
+    rises, loss, checked, reduced, expected = (jnp.array(column) for column in zip(*rows, strict=True))
+    away = jnp.full_like(images, 0.57)
+    advance = jax.jit(functools.partial(attack.advance, flat))
+    carry = begun._replace(
+        increases=rises, loss=loss, loss_checked=checked, reduced=reduced, x=away, x_best=images + 0.02, x_old=images
+    )
+    after = advance(problem, carry, jnp.full(6, 3))
+    np.testing.assert_array_equal(after.reduced, expected)
+    np.testing.assert_array_equal(after.step_size, jnp.where(expected, 1, 2))
+    np.testing.assert_array_equal(after.increases, 0)
+    np.testing.assert_array_equal(after.loss_checked, best)
+    # 0.57 and a quarter of the way that led there, or the best point; the point before is 0.57 for both.
+    np.testing.assert_allclose(after.x.ravel(), jnp.where(expected, 0.52, 0.57 + 0.25 * 0.07), rtol=1e-6)
+    np.testing.assert_array_equal(after.x_old, away)
+    between = advance(problem, carry, jnp.full(6, 2))
+    np.testing.assert_array_equal(between.reduced, reduced)
+    np.testing.assert_array_equal(between.step_size, 2)
+    np.testing.assert_array_equal(between.increases, rises + (loss < best))
+    np.testing.assert_array_equal(between.loss_checked, checked)
 
 
 def test_public_functions_are_these_runs(x64):
@@ -273,6 +317,28 @@ def test_rows_may_be_at_different_iterations():
     np.testing.assert_array_equal(result.steps, expected.steps)
 
 
+def test_once_broken_is_broken():
+    """The start is misclassified and what follows is not: the start comes back."""
+    images = jnp.full((2, 1, 1, 1), 0.5)
+
+    def logits(x):
+        near = jnp.where(jnp.abs(x - 0.5) < 0.05, 1.0, -1.0).sum((1, 2, 3)) + 1e-3 * x.sum((1, 2, 3))
+        return jnp.stack([jnp.zeros(2), near], 1)
+
+    attack = lambda x: apgd(logits, x, jnp.zeros(2, int), threat=linf(0.1), num_steps=1, random_start=False)
+    result = jax.jit(attack)(images)
+    assert result.success.all() and (result.steps == 0).all()
+    np.testing.assert_array_equal(result.adv_images, images)
+
+
+def test_small_gradients_are_as_good_as_large_ones():
+    images = jnp.full((2, 2, 2, 1), 0.5)
+    logits = lambda x: jnp.stack([jnp.zeros(2), 1e-11 * (x - 0.5).sum((1, 2, 3))], 1)
+    attack = lambda x: apgd(logits, x, jnp.ones(2, int), threat=l2(0.1), num_steps=1, random_start=False)
+    result = jax.jit(attack)(images)
+    np.testing.assert_allclose(result.adv_images, 0.5 - 0.1 / 2, atol=1e-4)
+
+
 def test_random_starts_lie_on_the_surface():
     images = jnp.full((32, 4, 4, 3), 0.5)
     for threat, norm in ((linf(0.06), "linf"), (l2(0.3), "l2")):
@@ -358,6 +424,7 @@ def test_expectation_over_transformation():
     drawn = np.asarray(begun.loss_best) > 1
     assert drawn.any() and not drawn.all()  # every image has draws of its own
     np.testing.assert_array_equal(begun.success, drawn)
+    assert bool((jnp.abs(many.loss - begun.loss_best) > 0.5).any())  # and every evaluation draws anew
 
 
 def test_eot_of_a_deterministic_network_changes_nothing():
