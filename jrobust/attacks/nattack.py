@@ -107,9 +107,8 @@ class NAttack:
 
         reward = -0.5 * jnp.clip(-values[:-1], 0, 1000)
         reward = (reward - jnp.mean(reward, 0)) / (jnp.std(reward, 0) + 1e-7)
-        mean = carry.mean + self.learning_rate / (self.samples * self.sigma) * jnp.einsum(
-            "jb...,jb->b...", noise, reward
-        )
+        ascent = jnp.einsum("jb...,jb->b...", noise, reward, precision="highest")
+        mean = carry.mean + self.learning_rate / (self.samples * self.sigma) * ascent
         tested = (step % self.test_every == 0) | (step == self.num_steps - 1)
         adv_images, value, success, steps = select_rows(
             tested,

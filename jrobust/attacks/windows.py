@@ -61,8 +61,8 @@ def start(start_keys: jax.Array, problem: Problem) -> jax.Array:
 
     def grid(tiles: jax.Array, signs: jax.Array) -> jax.Array:
         """Lay float[rows, columns, side, side] times float[rows, columns, C] into the middle of an image."""
-        delta = jnp.einsum("rcij,rck->ricjk", tiles, signs.astype(tiles.dtype))
-        delta = delta.reshape(rows * side, columns * side, channels)
+        delta = tiles[..., None] * signs[:, :, None, None, :]
+        delta = delta.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, channels)
         spare = height - rows * side, width - columns * side
         return jnp.pad(delta, [(n // 2, n - n // 2) for n in spare] + [(0, 0)])
 
