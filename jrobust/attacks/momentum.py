@@ -88,7 +88,7 @@ def mi_fgsm(
             return loss(logits_fn(diversity(x, step_keys)), labels), step + 1
 
         settings["state"] = jnp.int32(0)
-    parts = [_momentum(decay)]
+    parts = [momentum(decay)]
     if kernel:
         parts.insert(0, optax.stateless(lambda gradient, _: smooth(gradient, kernel)))
     if lookahead:
@@ -165,7 +165,7 @@ def _band(weights: np.ndarray, side: int) -> np.ndarray:
     return np.where(inside, weights[np.clip(offset, 0, len(weights) - 1)], 0)
 
 
-def _momentum(decay: float) -> optax.GradientTransformation:
+def momentum(decay: float) -> optax.GradientTransformation:
     """Scale the gradient of each example to mean absolute value 1 and add it to `decay` times what is remembered."""
 
     def update(gradient: jax.Array, memory: jax.Array, params: Any = None) -> tuple[jax.Array, jax.Array]:

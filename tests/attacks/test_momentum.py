@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jrobust.attacks import Diversity, cross_entropy, di_fgsm, l2, linf, mi_fgsm, ni_fgsm, pgd, ti_fgsm, untargeted
-from jrobust.attacks.momentum import smooth
+from jrobust.attacks.momentum import momentum, smooth
 from jrobust.errors import InputError
 from tests.attacks import toy
 
@@ -229,6 +229,24 @@ def test_any_transformation_of_gradients():
     assert float(carried.adv_images[0, 0, 0, 0]) == pytest.approx(0.68, abs=1e-5)  # momentum goes past the top
     still = jax.jit(lambda x: pgd(bowl, x, transform=optax.set_to_zero(), **arguments))(images)
     np.testing.assert_array_equal(still.adv_images, images)
+
+
+def test_momentum_outlives_a_gradient_of_zero():
+    """From one step to the next: 0, then up, then 0 again, where what is remembered goes on."""
+    images = jnp.full((2, 2, 2, 1), 0.5)
+    objective = lambda x, t: ((t == 1) * x.sum((1, 2, 3)), t + 1)
+    attack = lambda n, decay: pgd(
+        objective,
+        images,
+        threat=linf("1"),
+        step_size=0.1,
+        num_steps=n,
+        random_start=False,
+        state=jnp.int32(0),
+        transform=momentum(decay),
+    )
+    for n, decay, moved in ((1, 1.0, 0.0), (2, 1.0, 0.1), (3, 1.0, 0.2), (3, 0.0, 0.1)):
+        np.testing.assert_allclose(attack(n, decay).adv_images, 0.5 + moved, rtol=1e-6)
 
 
 def test_restarts_have_transformations_of_their_own():
