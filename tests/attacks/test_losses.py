@@ -89,8 +89,9 @@ def test_ratios_do_not_see_shift_and_scale(x64):
     z = jax.random.normal(jax.random.key(0), (6, 7))
     y, t = jnp.array([0, 1, 2, 3, 4, 5]), jnp.array([6, 5, 3, 2, 1, 0])
     for loss in (dlr, lambda z, y: targeted_dlr(z, y, t)):
-        np.testing.assert_allclose(loss(100 * z - 5, y), loss(z, y), rtol=1e-9)
-        assert jnp.isfinite(jax.grad(lambda z, f=loss: f(z, y).sum())(jnp.zeros_like(z))).all()
+        value, slope = jax.jit(loss), jax.jit(jax.grad(lambda z, f=loss: f(z, y).sum()))
+        np.testing.assert_allclose(value(100 * z - 5, y), value(z, y), rtol=1e-9)
+        assert jnp.isfinite(slope(jnp.zeros_like(z))).all()
 
 
 def test_too_few_classes():
@@ -116,11 +117,13 @@ def test_objectives_call_any_misclassification_a_success(x64):
     targets = (labels + 1) % 10
     aimed = targeted(toy.logits, labels, targets, targeted_dlr)
     loss, success = jax.jit(aimed)(images)
-    np.testing.assert_allclose(loss, targeted_dlr(toy.logits(images), labels, targets))
+    logits = jax.jit(toy.logits)(images)
+    np.testing.assert_allclose(loss, targeted_dlr(logits, labels, targets))
     assert not success.any()
-    wrong = jax.jit(targeted(toy.logits, (labels + 5) % 10, targets))  # classified as neither label nor target
-    assert bool(wrong(images)[1].all())
-    np.testing.assert_allclose(wrong(images)[0], -cross_entropy(toy.logits(images), targets))
+    # Classified as neither label nor target.
+    other, wrong = jax.jit(targeted(toy.logits, (labels + 5) % 10, targets))(images)
+    assert bool(wrong.all())
+    np.testing.assert_allclose(other, -cross_entropy(logits, targets))
 
     attack = lambda x: pgd(aimed, x, threat=linf(0.05), step_size=0.01, num_steps=8, random_start=False, unroll=False)
     assert float(jax.jit(attack)(images).loss.mean()) > float(loss.mean()) + 0.5

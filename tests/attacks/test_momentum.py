@@ -235,18 +235,15 @@ def test_momentum_outlives_a_gradient_of_zero():
     """From one step to the next: 0, then up, then 0 again, where what is remembered goes on."""
     images = jnp.full((2, 2, 2, 1), 0.5)
     objective = lambda x, t: ((t == 1) * x.sum((1, 2, 3)), t + 1)
-    attack = lambda n, decay: pgd(
-        objective,
-        images,
-        threat=linf("1"),
-        step_size=0.1,
-        num_steps=n,
-        random_start=False,
-        state=jnp.int32(0),
-        transform=momentum(decay),
-    )
-    for n, decay, moved in ((1, 1.0, 0.0), (2, 1.0, 0.1), (3, 1.0, 0.2), (3, 0.0, 0.1)):
-        np.testing.assert_allclose(attack(n, decay).adv_images, 0.5 + moved, rtol=1e-6)
+    settings = {"threat": linf("1"), "step_size": 0.1, "random_start": False, "unroll": False}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def moved(n, decay):
+        result = pgd(objective, images, num_steps=n, state=jnp.int32(0), transform=momentum(decay), **settings)
+        return result.adv_images - images
+
+    for n, decay, expected in ((1, 1.0, 0.0), (3, 1.0, 0.2), (3, 0.0, 0.1)):
+        np.testing.assert_allclose(moved(n, decay), expected, atol=1e-6)
 
 
 def test_restarts_have_transformations_of_their_own():
