@@ -5,8 +5,9 @@ import pathlib
 
 # Eight simulated devices for the tests of parallelism; a test that does not ask for a mesh uses the first.
 # Nearly all of a test's time is compilation, and LLVM's optimisations are a good part of that.
-flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

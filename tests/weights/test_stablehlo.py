@@ -41,9 +41,9 @@ def test_a_process_with_jax_alone_gets_logits_and_gradients(variables, tmp_path)
     expected = jax.jit(logits)(images)
     gradient = jax.jit(jax.grad(lambda x: logits(x)[:, 1].sum()))(images)
     assert np.abs(gradient).max() > 1e-3
-    np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
-    np.testing.assert_allclose(found["one"], expected[:1], atol=1e-5)
-    np.testing.assert_allclose(found["gradient"], gradient, atol=1e-5)
+    np.testing.assert_allclose(found["logits"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["one"], expected[:1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["gradient"], gradient, rtol=1e-5, atol=1e-5)
     assert {"cpu", "cuda", "tpu"} <= set(found["platforms"])
 
     assert json.loads((tmp_path / "model.stablehlo.json").read_text()) == written
