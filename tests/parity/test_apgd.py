@@ -84,17 +84,24 @@ def test_iterates(name, norm, loss):
     # gradient is made of rounding.
     calm = (last.loss_best < 5) & (np.abs(last.loss_best - 1) > 1e-6)
     assert calm.sum() >= len(labels) - 2
+    # In L2 rows arrive: whether their loss still rises is then up to rounding, and with it the size of their steps,
+    # which no longer lead anywhere.
+    still = (np.abs(np.diff(np.asarray(carry.loss), axis=0)) < 1e-13) & (norm == "l2")
+    arrival = np.where(still.any(0), still.argmax(0), num_steps + 1)
+    assert np.median(arrival) > 8, arrival
 
-    def same(ours, theirs, what):
-        np.testing.assert_allclose(np.asarray(ours)[calm], theirs[calm], rtol=0, atol=TOLERANCE, err_msg=what)
+    def same(ours, theirs, what, t=num_steps):
+        for rows, tolerance in ((calm & (t <= arrival), TOLERANCE), (calm & (t > arrival), 1e-6)):
+            np.testing.assert_allclose(np.asarray(ours)[rows], theirs[rows], rtol=0, atol=tolerance, err_msg=what)
 
     for t, x in enumerate(seen):
-        same(carry.x[t], nhwc(x), f"after {t} iterations")
+        same(carry.x[t], nhwc(x), f"after {t} iterations", t)
     same(last.x_best, nhwc(run.best_images), "best")
     same(last.loss_best, run.loss.numpy(), "loss")
     same(last.adv_images, nhwc(run.adv_images), "adversarial")
     np.testing.assert_array_equal(last.success, run.success)
-    np.testing.assert_array_equal((last.step_size * eps)[calm], run.step_size[calm])
+    moving = calm & (arrival > num_steps)
+    np.testing.assert_array_equal((last.step_size * eps)[moving], run.step_size[moving])
 
     # Something happened that could have gone wrong: images broken and not, resets at several checkpoints.
     assert 0 < last.success.sum() < len(labels)
