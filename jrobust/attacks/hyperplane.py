@@ -49,8 +49,7 @@ def _level(limits: jax.Array, weights: jax.Array, total: jax.Array) -> jax.Array
     """Return l >= 0 with sum_j weights_j min(l, limits_j) = total: float[N]; infinite where the sum cannot reach it.
 
     Newton's method from l = 0. The sum is concave and piecewise linear, so that l rises until it stands on the right
-    piece, and is then exact: some five steps for images. (Sorting the corners and adding them up gives the same in a
-    fixed number of operations, which take a hundred times as long on CPU.)
+    piece, and is then exact. (Sorting the corners and adding them up gives the same; sorts are slow on CPU.)
     """
 
     def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -129,7 +129,7 @@ def answer_flags(found: Look, *, targets: int) -> list[Flag]:
         flags.append(
             Flag("not_finite", f"{broken} images have logits that are not finite; they count as misclassified")
         )
-    if looks_like_probabilities(found.logits[finite]):
+    if finite.any() and looks_like_probabilities(found.logits[finite]).all():
         flags.append(
             Flag(
                 "probabilities",
@@ -153,10 +153,9 @@ def answer_flags(found: Look, *, targets: int) -> list[Flag]:
     return flags
 
 
-def looks_like_probabilities(logits: np.ndarray) -> bool:
-    """Return whether all rows of float[N, K] lie in [0, 1] and sum to 1."""
-    inside = (logits >= 0).all() and (logits <= 1).all()
-    return bool(logits.size and inside and np.abs(logits.sum(-1) - 1).max() < 1e-5)
+def looks_like_probabilities(logits: Any) -> Any:
+    """Return which rows of float[N, K], of NumPy or JAX, lie in [0, 1] and sum to 1: bool[N]."""
+    return (logits.min(-1) >= 0) & (logits.max(-1) <= 1) & (abs(logits.sum(-1) - 1) < 1e-5)
 
 
 def perturbation_checks(images: np.ndarray, adv_images: np.ndarray, threat: Threat) -> dict[str, Any]:

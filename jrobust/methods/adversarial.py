@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jrobust import keys
 from jrobust.attacks import cross_entropy, linf, pgd
+from jrobust.attacks.pgd import Objective
 from jrobust.methods.network import NetworkMethod
 from jrobust.models.classifier import Prediction
 from jrobust.training.method import Batch, Metrics
@@ -76,6 +77,20 @@ class AdversarialMethod(NetworkMethod):
         frozen = jax.lax.stop_gradient(params)  # no weight gradient is even traced inside the attack
         return lambda images: self.classifier.apply(frozen, state, images, mask_mode="mean").logits
 
+    def ascend(
+        self, objective: Objective, images: jax.Array, key: jax.Array | None = None, **options: Any
+    ) -> jax.Array:
+        """Return what sign ascent on an objective makes of the images, with the numbers of this method."""
+        return pgd(
+            objective,
+            images,
+            key,
+            threat=linf(self.eps),
+            step_size=self.step_size,
+            num_steps=self.num_steps,
+            **options,
+        ).adv_images
+
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the share of examples whose largest logit is the label's, float32[]."""
@@ -136,13 +151,4 @@ class Adversarial(AdversarialMethod):
             out = self.classifier.apply(frozen, state, x, train=True, keys=noise, mask_mode="mean")
             return cross_entropy(out.logits, labels), step + 1
 
-        return pgd(
-            objective,
-            images,
-            start_key,
-            threat=linf(self.eps),
-            step_size=self.step_size,
-            num_steps=self.num_steps,
-            index=index,
-            state=jnp.int32(0),
-        ).adv_images
+        return self.ascend(objective, images, start_key, index=index, state=jnp.int32(0))

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrobust.attacks import cross_entropy, linf, pgd
+from jrobust.attacks import cross_entropy
 from jrobust.methods.adversarial import AdversarialMethod, Terms, accuracy, near_start
 from jrobust.methods.classes import negative_class
 from jrobust.training.method import Batch
@@ -56,14 +56,7 @@ class MART(AdversarialMethod):
     def perturb(self, params: Any, state: Any, images: jax.Array, labels: jax.Array, start: jax.Array) -> jax.Array:
         """Return x': ascent on the cross-entropy from `start`."""
         logits_fn = self.frozen_logits(params, state)
-        return pgd(
-            lambda x: cross_entropy(logits_fn(x), labels),
-            images,
-            threat=linf(self.eps),
-            step_size=self.step_size,
-            num_steps=self.num_steps,
-            start=start,
-        ).adv_images
+        return self.ascend(lambda x: cross_entropy(logits_fn(x), labels), images, start=start)
 
 
 def boosted_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

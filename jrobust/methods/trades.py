@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jrobust.attacks import cross_entropy, kl, linf, pgd
+from jrobust.attacks import cross_entropy, kl
 from jrobust.methods.adversarial import AdversarialMethod, Terms, accuracy, near_start
 from jrobust.training.method import Batch
 
@@ -61,11 +61,4 @@ class TRADES(AdversarialMethod):
         """Return x': ascent on KL(p(x) || p(x')) from `start`, p(x) held fixed and computed once."""
         logits_fn = self.frozen_logits(params, state)
         clean = logits_fn(images)
-        return pgd(
-            lambda x: kl(clean, logits_fn(x)),
-            images,
-            threat=linf(self.eps),
-            step_size=self.step_size,
-            num_steps=self.num_steps,
-            start=start,
-        ).adv_images
+        return self.ascend(lambda x: kl(clean, logits_fn(x)), images, start=start)

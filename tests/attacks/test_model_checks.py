@@ -86,9 +86,11 @@ def test_noise_of_python_shows_in_another_trace():
 def test_probabilities():
     logits = np.random.default_rng(0).normal(size=(4, 5))
     softmax = np.asarray(jax.nn.softmax(logits), np.float32)
-    assert checks.looks_like_probabilities(softmax)
-    assert not checks.looks_like_probabilities(logits) and not checks.looks_like_probabilities(softmax[:0])
-    assert not checks.looks_like_probabilities(softmax / 2) and not checks.looks_like_probabilities(np.log(softmax))
+    assert checks.looks_like_probabilities(softmax).tolist() == [True] * 4
+    for others in (logits, softmax / 2, np.log(softmax)):
+        assert not checks.looks_like_probabilities(others).any()
+    mixed = jax.numpy.stack([softmax[0], logits[0]])
+    assert np.asarray(checks.looks_like_probabilities(mixed)).tolist() == [True, False]
 
 
 def look_of(logits, labels=0):
