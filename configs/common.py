@@ -72,11 +72,13 @@ def base() -> ml_collections.ConfigDict:
     config.checkpoint.keep_best = 1  # by accuracy during training
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "sgd"
+    config.optimizer.name = "sgd"  # or "adam"
     config.optimizer.learning_rate = 0.1
-    config.optimizer.momentum = 0.9
+    config.optimizer.momentum = 0.9  # this and nesterov: of sgd
     config.optimizer.nesterov = True
-    config.optimizer.weight_decay = 0.0  # L2, added to the gradient of every parameter before momentum
+    config.optimizer.betas = (0.9, 0.999)  # this and epsilon: of adam
+    config.optimizer.epsilon = 1e-8
+    config.optimizer.weight_decay = 0.0  # L2, added to the gradient of every parameter before momentum or moments
     config.optimizer.drop_epochs = ()
     config.optimizer.drop_factors = ()
     config.optimizer.fast_layers = ()  # parameter-name prefixes whose rate is multiplied by fast_factor

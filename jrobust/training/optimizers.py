@@ -11,8 +11,6 @@ import optax
 
 from jrobust.errors import InputError, unknown
 
-OPTIMIZERS = ("sgd",)
-
 
 class Optimizer(NamedTuple):
     """A transformation of gradients, and the learning rate of each step for the log.
@@ -24,20 +22,47 @@ class Optimizer(NamedTuple):
     learning_rate: Callable[[int], float]
 
 
+def _sgd(section: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
+    _check_not_negative(section, "momentum")
+    return optax.sgd(schedule, momentum=section["momentum"] or None, nesterov=section["nesterov"])
+
+
+def _adam(section: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
+    betas, epsilon = tuple(section["betas"]), section["epsilon"]
+    if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
+        raise InputError(
+            f"optimizer.betas is {betas}: expected two numbers of at least 0 and below 1, such as 0.9,0.999"
+        )
+    if not epsilon > 0:
+        raise InputError(f"optimizer.epsilon is {epsilon}: expected a number above 0, such as 1e-8")
+    return optax.adam(schedule, *betas, eps=epsilon)
+
+
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
+
+
 def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int) -> Optimizer:
     """Return the optimizer that a config section names.
 
-    SGD with L2 added to the gradient of every parameter (batch norm and biases too) before momentum, as in PyTorch:
+    Both add L2 to the gradient of every parameter (batch norm and biases too) before anything else, as PyTorch's do:
 
         g = gradient + weight_decay theta
+
+    "sgd", with `momentum` and `nesterov`:
+
         m' = momentum m + g
         theta' = theta - rate f (g + momentum m')   with nesterov,    theta - rate f m'   without
+
+    "adam", with `betas` (b1, b2) and `epsilon`, at step t = 1, 2, ... (not AdamW, whose decay bypasses the moments):
+
+        m' = b1 m + (1 - b1) g,   v' = b2 v + (1 - b2) g^2
+        theta' = theta - rate f (m' / (1 - b1^t)) / (sqrt(v' / (1 - b2^t)) + epsilon)
 
     rate is `learning_rate` times all `drop_factors` whose `drop_epochs` have begun; without drops it is constant. f is
     `fast_factor` for the parameters under one of the `fast_layers`, 1 for the others.
 
     Args:
-      section: `name` and the fields above.
+      section: `name` and the fields above; those of the other optimizer may be there or not and are not read.
       params: the parameters or their shapes; only names are used.
       steps_per_epoch: number of steps in an epoch.
 
@@ -46,15 +71,11 @@ def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int) -> O
     """
     if section["name"] not in OPTIMIZERS:
         raise unknown("optimizer.name", section["name"], OPTIMIZERS)
-    for name, low in (("learning_rate", 0.0), ("momentum", 0.0), ("weight_decay", 0.0), ("fast_factor", 0.0)):
-        if not section[name] >= low:
-            raise InputError(f"optimizer.{name} is {section[name]}: expected a number of at least {low:g}")
+    for name in ("learning_rate", "weight_decay", "fast_factor"):
+        _check_not_negative(section, name)
     rate, drops = section["learning_rate"], _drops(section, steps_per_epoch)
     schedule = optax.piecewise_constant_schedule(rate, drops)
-    parts = [
-        optax.add_decayed_weights(section["weight_decay"]),
-        optax.sgd(schedule, momentum=section["momentum"] or None, nesterov=section["nesterov"]),
-    ]
+    parts = [optax.add_decayed_weights(section["weight_decay"]), OPTIMIZERS[section["name"]](section, schedule)]
     if section["fast_layers"]:
         # After momentum: PyTorch's buffer does not hold the rate, so a group's rate is a factor of the update.
         mask = layer_mask(params, section["fast_layers"])
@@ -63,6 +84,15 @@ def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int) -> O
     return Optimizer(
         optax.chain(*parts), lambda step: rate * math.prod(drops[first] for first in drops if step >= first)
     )
+
+
+def _check_not_negative(section: Mapping[str, Any], name: str) -> None:
+    if not section[name] >= 0:
+        raise InputError(f"optimizer.{name} is {section[name]}: expected a number of at least 0")
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str)
 
 
 def _drops(section: Mapping[str, Any], steps_per_epoch: int) -> dict[int, float]:
@@ -74,7 +104,7 @@ def _drops(section: Mapping[str, Any], steps_per_epoch: int) -> dict[int, float]
             " factor for each epoch"
         )
     for name, values in (("drop_epochs", drop_epochs), ("drop_factors", drop_factors)):
-        if any(isinstance(value, str) or not value > 0 for value in values):
+        if not all(_is_number(value) and value > 0 for value in values):
             raise InputError(f"optimizer.{name} is {tuple(values)}: expected numbers above 0, such as 50,80")
     boundaries = [round(epoch * steps_per_epoch) for epoch in drop_epochs]
     if sorted(set(boundaries)) != boundaries:

@@ -24,6 +24,12 @@ def section(**fields):
     } | fields
 
 
+def adam(**fields):
+    """A section of Adam: without the fields of SGD."""
+    own = {"name": "adam", "betas": (0.9, 0.999), "epsilon": 1e-8}
+    return {name: value for name, value in section().items() if name not in ("momentum", "nesterov")} | own | fields
+
+
 def rates(epochs, drop_epochs, drop_factors, per_epoch=7):
     optimizer = optimizers.build(
         section(learning_rate=1.0, drop_epochs=drop_epochs, drop_factors=drop_factors),
@@ -70,7 +76,47 @@ def test_two_steps_by_hand():
         np.testing.assert_allclose(params["w"], expected, rtol=1e-6)
 
 
-def test_fast_layers_move_faster_and_nothing_else_does():
+def test_three_steps_of_adam_by_hand():
+    """PyTorch's Adam with b1 1/2, b2 3/4, epsilon 1/2, decay 1/2, rate 1/10, from the third step 1/20.
+
+    Unrolled, m^ is g1, (g1 + 2 g2) / 3, (g1 + 2 g2 + 4 g3) / 7 and v^ is g1^2, (3 g1^2 + 4 g2^2) / 7,
+    (9 g1^2 + 12 g2^2 + 16 g3^2) / 37, where g is the gradient with its decay.
+    """
+    fields = {"betas": (0.5, 0.75), "epsilon": 0.5, "weight_decay": 0.5, "drop_epochs": (2,), "drop_factors": (0.5,)}
+    gradients = np.array([[2.5, 1.0], [0.25, -3.0], [-1.0, 0.0]])
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.array([1.0]), "bias": jnp.array([-2.0])}
+        tx = optimizers.build(adam(**fields), params, steps_per_epoch=1).tx
+        state = tx.init(params)
+        found = []
+        for first, second in gradients:
+            updates, state = tx.update({"kernel": jnp.array([first]), "bias": jnp.array([second])}, state, params)
+            params = optax.apply_updates(params, updates)
+            found.append([float(params["kernel"][0]), float(params["bias"][0])])
+    theta, expected = np.array([1.0, -2.0]), []
+    g1 = gradients[0] + theta / 2  # 3 and 0: the decay of the bias takes its gradient away
+    np.testing.assert_array_equal(g1, [3, 0])
+    theta = theta - 0.1 * g1 / (abs(g1) + 0.5)
+    expected.append(theta)
+    g2 = gradients[1] + theta / 2
+    theta = theta - 0.1 * (g1 + 2 * g2) / 3 / (np.sqrt((3 * g1**2 + 4 * g2**2) / 7) + 0.5)
+    expected.append(theta)
+    g3 = gradients[2] + theta / 2
+    theta = theta - 0.05 * (g1 + 2 * g2 + 4 * g3) / 7 / (np.sqrt((9 * g1**2 + 12 * g2**2 + 16 * g3**2) / 37) + 0.5)
+    expected.append(theta)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_decay_of_adam_goes_through_the_moments():
+    """Without a gradient a parameter of any size moves by the rate; that of AdamW would by rate * decay * theta."""
+    params = {"scale": jnp.array([5.0, -0.25, 0.0])}
+    tx = optimizers.build(adam(weight_decay=1e-2), params, steps_per_epoch=1).tx
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["scale"], [-0.1, 0.1, 0.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("section", [section, adam])
+def test_fast_layers_move_faster_and_nothing_else_does(section):
     fast = section(fast_layers=("layer4", "fc"), fast_factor=10.0, weight_decay=0.01)
     gradients = jax.tree.map(jnp.ones_like, PARAMS)
     moved = {}
@@ -101,6 +147,14 @@ def test_without_momentum_there_is_no_buffer():
         ({"drop_epochs": ("a",), "drop_factors": (0.1,)}, "expected numbers above 0"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0"),
         ({"weight_decay": float("nan")}, "optimizer.weight_decay"),
+        ({"momentum": -0.1}, "optimizer.momentum is -0.1"),
+        (adam(betas=(0.9,)), r"optimizer.betas is \(0.9,\): expected two numbers"),
+        (adam(betas=(0.9, 1.0)), r"optimizer.betas is \(0.9, 1.0\).*below 1"),
+        (adam(betas=(-0.1, 0.9)), "optimizer.betas"),
+        (adam(betas=("a", 0.9)), "optimizer.betas"),
+        (adam(epsilon=0.0), "optimizer.epsilon is 0.0: expected a number above 0"),
+        (adam(learning_rate=float("nan")), "optimizer.learning_rate"),
+        (adam(name="adamw"), "did you mean 'adam'"),
     ],
 )
 def test_bad_sections(fields, message):
