@@ -36,6 +36,16 @@ def choose(kind: str, name: str, table: dict):
     return table[name]
 
 
+def step_decay(every: int, factor: float, epochs: int) -> dict[str, tuple]:
+    """Return the drops of a rate that is multiplied by `factor` after every `every` of `epochs` epochs; 0 for never.
+
+    >>> step_decay(10, 0.5, 35)
+    {'drop_epochs': (10, 20, 30), 'drop_factors': (0.5, 0.5, 0.5)}
+    """
+    drops = tuple(range(every, epochs, every)) if every else ()
+    return {"drop_epochs": drops, "drop_factors": (factor,) * len(drops)}
+
+
 def base() -> ml_collections.ConfigDict:
     """Return the sections every run has: data, train, checkpoint, log, evaluation."""
     config = ml_collections.ConfigDict()
