@@ -7,6 +7,7 @@ from jrobust.attributions.agreement import (
     masked_kendall,
     top_k_intersection,
 )
+from jrobust.attributions.gradcam import grad_cam
 from jrobust.attributions.gradients import empty_maps, input_gradient, saliency
 from jrobust.attributions.integrated import Attribution, ig_ce, ig_logit, ig_probability, integrated_gradients
 
@@ -14,6 +15,7 @@ __all__ = [
     "Attribution",
     "cosine_distance",
     "empty_maps",
+    "grad_cam",
     "ig_ce",
     "ig_logit",
     "ig_probability",

@@ -27,7 +27,8 @@ class Classifier:
 
     The network sees `z = (resize(x) - mean) / std`, channel by channel: every radius is in pixel units of [0, 1].
     `module(z, train=, beta=, keys=)` returns logits and a dict of intermediates; it has the fields `dtype` and
-    `axis_name`. One that can hold FSR modules also has the field `fsr` and takes `mask_mode`.
+    `axis_name`. One that can hold FSR modules also has the field `fsr` and takes `mask_mode`. One with feature maps has
+    the field `blocks`, and its last map is the intermediate `feature_map = self.perturb("feature_map", x)`.
 
     Raises:
       InputError: mean or std do not fit the channels, or a std is not positive.
@@ -81,6 +82,7 @@ class Classifier:
         keys: jax.Array | None = None,
         mask_mode: str | None = None,
         intermediates: bool = False,
+        perturbation: jax.Array | float | None = None,
     ) -> Prediction:
         """Return the logits of `images`.
 
@@ -94,19 +96,42 @@ class Classifier:
           mask_mode: of FSR modules: "mean" is deterministic, "sample" draws; required where the network has one,
             without effect elsewhere.
           intermediates: also return the named feature maps of this forward pass.
+          perturbation: is added to the last feature map A (intermediate "feature_map"), of whose shape it is, or a
+            number: the gradient with respect to it is that with respect to A. None changes nothing and costs nothing.
 
         Raises:
-          InputError: the images are not of this model's shape, or not floating point.
+          InputError: the images are not of this model's shape, or not floating point; a network without a feature map
+            is given a perturbation.
           ValueError: the network has FSR modules and `mask_mode` is None.
         """
         self._check(images)
         variables = {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
+        if perturbation is not None:
+            if not self.has_map:
+                raise InputError(f"{type(self.module).__name__} has no feature map that could be perturbed")
+            variables["perturbations"] = {"feature_map": perturbation}
         z = self.normalize(self._resize(images))
         mode: dict[str, Any] = {} if mask_mode is None else {"mask_mode": mask_mode}
         mutable = ["batch_stats"] if train else []
         result, updates = self.module.apply(variables, z, train=train, beta=beta, keys=keys, **mode, mutable=mutable)
         logits, seen = result
         return Prediction(logits, updates.get("batch_stats", batch_stats), seen if intermediates else {})
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the network has feature maps."""
+        return bool(getattr(self.module, "blocks", ()))
+
+    def logits_and_map(
+        self, variables: tuple[Any, Any], images: jax.Array, perturbation: jax.Array | float
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return logits and the last feature map float[B, h, w, C], to which `perturbation` is added; see `apply`.
+
+        In inference mode, masks without noise. `variables` is the pair (params, batch_stats).
+        """
+        options: dict[str, Any] = {"mask_mode": "mean", "intermediates": True, "perturbation": perturbation}
+        prediction = self.apply(*variables, images, **options)
+        return prediction.logits, prediction.intermediates["feature_map"]
 
     def with_axis(self, axis_name: str | None) -> Classifier:
         """Return this model with batch norm synchronised over a pmap axis, in train mode; same variables."""
@@ -135,7 +160,8 @@ class Classifier:
 def _init(classifier: Classifier, key: jax.Array) -> tuple[Any, Any]:
     images = jnp.zeros((1, *classifier.input_shape), jnp.float32)
     mode: dict[str, Any] = {"mask_mode": "mean"} if getattr(classifier.module, "fsr", None) else {}
-    variables = classifier.module.init(key, classifier.normalize(classifier._resize(images)), **mode)
+    z = classifier.normalize(classifier._resize(images))
+    variables = classifier.module.init(key, z, **mode, mutable=["params", "batch_stats"])  # no perturbations
     # Flax starts running statistics in float32 even where a float64 body will turn them into float64.
     dtype = jnp.promote_types(jnp.float32, classifier.module.dtype)
     return variables["params"], jax.tree.map(lambda leaf: leaf.astype(dtype), variables.get("batch_stats", {}))

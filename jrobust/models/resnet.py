@@ -163,7 +163,7 @@ class ResNet(nn.Module):
             )
             seen[f"layer{i + 1}"] = x = layer(x, train, beta)
             x = separate(f"block{i + 1}", x, seen)
-        seen["feature_map"] = x
+        seen["feature_map"] = x = self.perturb("feature_map", x)
         seen["features"] = x = pool(x)
         bias = torch_bias(x.shape[-1])
         return head(self.num_classes, dtype=self.dtype, init=self.head_init, bias_init=bias)(x), seen

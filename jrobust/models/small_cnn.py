@@ -43,7 +43,7 @@ class SmallCNN(nn.Module):
             x = norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name=f"bn{i}")(x)
             seen[f"layer{i}"] = x = activation(x, beta)
             x = separate(f"block{i}", x, seen)
-        seen["feature_map"] = x
+        seen["feature_map"] = x = self.perturb("feature_map", x)
         seen["features"] = x = pool(x)
         if train and self.dropout > 0:
             x = dropout(x, self.dropout, keys, 0)

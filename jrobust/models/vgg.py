@@ -69,7 +69,9 @@ class VGG(nn.Module):
         for i, (convolutions, factor) in enumerate(GROUPS, start=1):
             group = Group(factor * self.width, convolutions, self.dtype, self.axis_name, name=f"layer{i}")
             seen[f"layer{i}"] = x = group(x, train, beta)
-            seen["feature_map"] = x = separate(f"block{i}", x, seen)
+            x = separate(f"block{i}", x, seen)
+            if i == len(GROUPS):
+                seen["feature_map"] = x = self.perturb("feature_map", x)
             x = nn.max_pool(x, (2, 2), (2, 2))
         x = pool(x)
         for i in (1, 2):

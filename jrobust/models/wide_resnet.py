@@ -115,6 +115,7 @@ class WideResNet(nn.Module):
             if stage < 2:
                 x = separate(f"block{stage + 1}", x, seen)
         x = norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name="bn1")(x)
-        seen["feature_map"] = x = separate("block3", activation(x, beta), seen)
+        x = separate("block3", activation(x, beta), seen)
+        seen["feature_map"] = x = self.perturb("feature_map", x)
         seen["features"] = x = pool(x)
         return head(self.num_classes, dtype=self.dtype)(x), seen

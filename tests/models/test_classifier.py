@@ -167,3 +167,35 @@ def test_float64_is_float64_throughout(build, name):
         prediction = jax.eval_shape(run, *variables, images)
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, prediction))} == {jnp.dtype("float64")}
     assert prediction.batch_stats == variables[1]
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "wide_resnet", "resnet20_cifar", "vgg16_cifar"])
+def test_the_gradient_of_a_perturbation_is_that_of_the_feature_map(build, name):
+    fields = {"depth": 10, "width": 1} if name == "wide_resnet" else {}
+    classifier = build(name, **fields)
+    variables = jax.eval_shape(classifier.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    seen = jax.eval_shape(lambda v, x: classifier.apply(*v, x, intermediates=True), variables, images).intermediates
+    logits, perturbed = jax.eval_shape(classifier.logits_and_map, variables, images, 0.0)
+    assert classifier.has_map and logits.shape == (2, 10)
+    assert perturbed.shape == seen["feature_map"].shape and len(perturbed.shape) == 4
+    plain = jax.make_jaxpr(lambda v, x: classifier.apply(*v, x).logits)(variables, images)
+    added = jax.make_jaxpr(lambda v, x: classifier.logits_and_map(v, x, 0.0)[0])(variables, images)
+    assert len(added.eqns) == len(plain.eqns) + 1
+
+
+def test_a_perturbation_is_added_where_the_head_pools():
+    classifier = zoo.build({"name": "small_cnn", "width": 2}, num_classes=3, input_shape=(6, 6, 1), mean=(0,), std=(1,))
+    variables = classifier.init(jax.random.key(0, impl="rbg"))
+    assert set(variables[0]) == {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "fc"}
+    images = jax.random.uniform(jax.random.key(1), (2, 6, 6, 1))
+    plain = classifier.apply(*variables, images, intermediates=True)
+    shift = jax.random.normal(jax.random.key(2), (2, 3, 3, 4))
+    logits, moved = classifier.logits_and_map(variables, images, shift)
+    np.testing.assert_allclose(moved, plain.intermediates["feature_map"] + shift, atol=1e-6)
+    kernel, expected = variables[0]["fc"]["kernel"], plain.logits
+    np.testing.assert_allclose(logits, expected + shift.mean((1, 2)) @ kernel, atol=1e-5)
+    mlp = Classifier(MLP(2), (0.5,), (1.0,), 2, (2, 2, 1))
+    assert not mlp.has_map
+    with pytest.raises(InputError, match="MLP has no feature map"):
+        mlp.apply(*mlp.init(jax.random.key(0)), jnp.zeros((1, 2, 2, 1)), perturbation=0.0)
