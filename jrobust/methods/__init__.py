@@ -11,7 +11,12 @@ from jrobust import units
 from jrobust.errors import InputError, unknown
 from jrobust.methods.adversarial import Adversarial, AdversarialMethod
 from jrobust.methods.art import ART
+from jrobust.methods.biasadv import BiasAdv
+from jrobust.methods.debiasing import Debiasing
+from jrobust.methods.erm import ERM
 from jrobust.methods.fsr import FSR
+from jrobust.methods.jtt import JTT, Identification
+from jrobust.methods.lff import LfF
 from jrobust.methods.mart import MART
 from jrobust.methods.network import NetworkMethod
 from jrobust.methods.standard import Standard
@@ -24,29 +29,59 @@ METHODS: dict[str, type[NetworkMethod]] = {
     "trades": TRADES,
     "mart": MART,
     "art": ART,
+    "erm": ERM,
+    "identification": Identification,
+    "jtt": JTT,
+    "lff": LfF,
 }
 _RADII = ("eps", "step_size")
-_PARTS = ("classifier", "base")  # fields that are no numbers of a config
+_PARTS = ("classifier", "base", "num_examples")  # fields that no config sets
 
 
-def build(section: Mapping[str, Any], classifier: Classifier) -> NetworkMethod:
+def build(section: Mapping[str, Any], classifier: Classifier, *, num_examples: int = 0) -> NetworkMethod:
     """Return the method of `config.method`: `name` picks the class, every other field is one of its numbers.
 
-    A subsection `fsr` with the numbers of `FSR` puts it on top of the named method; the network then has FSR modules.
+    A subsection `fsr` or `biasadv` with the numbers of `FSR` or `BiasAdv` puts that on top of the named method. With
+    `fsr` the network has FSR modules.
+
+    Args:
+      section: of the config.
+      classifier: the network.
+      num_examples: of the training set, for methods that remember each image.
 
     Raises:
       InputError: an unknown method, a field it lacks, a missing field, or a value that is none of the allowed words; a
-        subsection `fsr` without modules in the network or the reverse, or on a method that cannot carry it.
+        subsection `fsr` without modules in the network or the reverse; a subsection on a method that cannot carry it,
+        or none on a method that is nothing without it.
     """
     values = dict(section)
-    name, fsr = values.pop("name"), values.pop("fsr", None)
+    name, fsr, biasadv = values.pop("name"), values.pop("fsr", None), values.pop("biasadv", None)
     if name not in METHODS:
         raise unknown("method", name, METHODS)
-    method = METHODS[name](classifier, **_numbers(METHODS[name], f"method {name!r}", "method", values))
+    numbers = _numbers(METHODS[name], f"method {name!r}", "method", values)
+    if "num_examples" in METHODS[name].__dataclass_fields__:
+        numbers["num_examples"] = num_examples
+    method = METHODS[name](classifier, **numbers)
     if (fsr is not None) != (getattr(classifier.module, "fsr", None) is not None):
         found, lacking = ("method.fsr", "model.fsr") if fsr is not None else ("model.fsr", "method.fsr")
         raise InputError(f"{found} is set and {lacking} is not: one is the modules, the other their losses; set both")
+    if fsr is not None and biasadv is not None:
+        raise InputError("method.fsr and method.biasadv are both set: expected one of them")
+    if biasadv is None and name in ("erm", "jtt"):
+        raise InputError(
+            f"method {name!r} trains a biased network for method.biasadv alone: set it, or take 'standard'"
+        )
+    if biasadv is not None:
+        return _bias_adversarial(method, name, dict(biasadv))
     return method if fsr is None else _separated(method, name, dict(fsr))
+
+
+def _bias_adversarial(base: NetworkMethod, name: str, values: dict[str, Any]) -> BiasAdv:
+    """Return BiasAdv on top of a method."""
+    if not isinstance(base, Debiasing):
+        raise InputError(f"method {name!r} does not carry method.biasadv: expected erm, jtt or lff")
+    numbers = _numbers(BiasAdv, "method.biasadv", "method.biasadv", values)
+    return BiasAdv(base.classifier, base, **numbers)
 
 
 def _separated(base: NetworkMethod, name: str, values: dict[str, Any]) -> FSR:
@@ -71,7 +106,8 @@ def _numbers(method: type[NetworkMethod], title: str, path: str, values: dict[st
     if missing:
         raise InputError(f"{title} lacks {', '.join(missing)}: set config.{path}.{missing[0]}")
     for key in values:
-        values[key] = units.number(values[key]) if key in _RADII else values[key]
+        if key in _RADII:  # "" where a radius may be left to the method
+            values[key] = None if values[key] == "" and fields[key].default is None else units.number(values[key])
         choices = _choices(method, key)
         if choices and values[key] not in choices:
             raise unknown(f"{path}.{key}", values[key], choices)
@@ -84,4 +120,20 @@ def _choices(method: type, field: str) -> tuple:
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
-__all__ = ["ART", "FSR", "MART", "METHODS", "TRADES", "Adversarial", "AdversarialMethod", "Standard", "build"]
+__all__ = [
+    "ART",
+    "ERM",
+    "FSR",
+    "JTT",
+    "MART",
+    "METHODS",
+    "TRADES",
+    "Adversarial",
+    "AdversarialMethod",
+    "BiasAdv",
+    "Debiasing",
+    "Identification",
+    "LfF",
+    "Standard",
+    "build",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,14 @@ class NetworkMethod(abc.ABC):
     def loss(self, params: Any, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, Metrics]]:
         """Return the scalar loss, the next batch statistics and metrics; see `jrobust.training.method.Method`."""
 
-    def logits(self, variables: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
+    def start_from(self, variables: Variables, load: Callable[[Variables], Variables]) -> Variables:
+        """Return fresh variables in which every network starts from what `load` makes of its own."""
+        return load(variables)
+
+    def deployed(self, variables: Variables) -> Variables:
+        """Return the variables of the one network that is evaluated and exported."""
+        return variables
+
+    def logits(self, deployed: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
         """Return float32[B, K] in inference mode, masks without noise; `beta` puts softplus in the place of ReLU."""
-        return self.classifier.apply(variables.params, variables.state, images, beta=beta, mask_mode="mean").logits
+        return self.classifier.apply(deployed.params, deployed.state, images, beta=beta, mask_mode="mean").logits

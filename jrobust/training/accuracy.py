@@ -22,7 +22,7 @@ def make_accuracy(logits: Callable[..., jax.Array], mesh: Mesh) -> Callable[[Var
     """Return `accuracy(variables, batches)`, the fraction of right answers among the examples that are `valid`.
 
     Args:
-      logits: `logits(variables, images) -> float32[B, K]`.
+      logits: `logits(variables, images) -> float32[B, K]`, of a method's deployed variables.
       mesh: the devices; each batch is padded to a multiple of them.
 
     Batches are dicts of `image` float32[B, H, W, C], `label` int32[B] and, where they are padded, `valid` bool[B], all

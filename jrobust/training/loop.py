@@ -246,7 +246,7 @@ class _Run:
         if test_batches is not None and durations.due(self.step, self.evaluate_every, self.total):
             jax.block_until_ready(self.state)  # or the pause would take in the steps under way
             with clock.paused():
-                measured = {BEST: shortest(self.accuracy(self.state.variables, test_batches()))}
+                measured = {BEST: shortest(self.accuracy(self.method.deployed(self.state.variables), test_batches()))}
             self.metrics = measured
             log.metrics(self.step, self._position() | measured)
             show.line(f"step {self.step}/{self.total}: test accuracy {measured[BEST]:.2%}")

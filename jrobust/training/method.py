@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,8 +18,20 @@ class Variables(NamedTuple):
     state: Any
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Replicated:
+    """State that the method itself keeps equal on all devices: tables over the whole data set, frozen networks.
+
+    Under `pmap` the trainer averages floating-point state over the devices, but not this: a mean over three devices
+    would round it.
+    """
+
+    value: Any
+
+
 class Method(Protocol):
-    """A training method: a frozen record of numbers and networks with three pure functions."""
+    """A training method: a frozen record of numbers and networks with four pure functions."""
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return fresh variables for batches of the shape of `batch`."""
@@ -31,8 +44,12 @@ class Method(Protocol):
         """
         ...
 
-    def logits(self, variables: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
-        """Return float32[B, K], what is evaluated and exported, for images float32[B, H, W, C] in [0, 1].
+    def deployed(self, variables: Variables) -> Variables:
+        """Return what is evaluated and exported of the variables: those of one network."""
+        ...
+
+    def logits(self, deployed: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
+        """Return float32[B, K] for images float32[B, H, W, C] in [0, 1] from what `deployed` returned.
 
         `beta` replaces every ReLU by a softplus of that sharpness; None keeps the ReLU.
         """

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jrobust.training.method import Batch, Method, Metrics
+from jrobust.training.method import Batch, Method, Metrics, Replicated
 from jrobust.training.state import TrainState
 
 Prepare = Callable[[Batch, Any, jax.Array], Batch]
@@ -36,7 +36,8 @@ def make_train_step(
       tx: the optimizer.
       prepare: `prepare(batch, resident, key) -> batch`: gathers and augments the images inside the compiled step.
       axis_name: None for the whole batch in one view (`jit` with sharded arrays). The name of the mapped axis for one
-        shard in each call (`pmap`): gradients, metrics and floating-point state are then averaged over that axis.
+        shard in each call (`pmap`): gradients, metrics and floating-point state that is not `Replicated` are then
+        averaged over that axis.
 
     The metrics are float32 scalars: those of the method, `loss`, and the l2 norms `gradient_norm`, `parameter_norm`
     (after the update) and `update_norm`.
@@ -75,9 +76,11 @@ def norm(tree: Any) -> jax.Array:
 
 
 def _mean_of_floats(tree: Any, axis_name: str) -> Any:
-    """Average floating-point leaves over the axis; counters and keys are the same on every device already."""
+    """Average floating-point leaves over the axis; what else there is is the same on every device already."""
 
-    def mean(leaf: jax.Array) -> jax.Array:
-        return jax.lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+    def mean(leaf: Any) -> Any:
+        if isinstance(leaf, Replicated) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return jax.lax.pmean(leaf, axis_name)
 
-    return jax.tree.map(mean, tree)
+    return jax.tree.map(mean, tree, is_leaf=lambda node: isinstance(node, Replicated))

@@ -74,6 +74,9 @@ class ToyMethod:
         }
         return loss, (state, {"accuracy": accuracy})
 
+    def deployed(self, variables):
+        return variables
+
     def logits(self, variables, images, *, beta=None):
         features = self._features(variables.params, images.astype(self.dtype))
         return self._head(variables.params, features, variables.state["mean"], variables.state["var"])
