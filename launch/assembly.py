@@ -92,8 +92,17 @@ def subject(
     """
     config = parts.config.copy_and_resolve_references().unlock()
     config.model.dtype = dtype
-    method = methods.build(config.method, network(config, parts.train))
-    return evaluation.Subject(name, parts.train.class_names, method.logits, variables, dtype=dtype, step=step)
+    classifier = network(config, parts.train)
+    method = methods.build(config.method, classifier)
+    return evaluation.Subject(
+        name,
+        parts.train.class_names,
+        method.logits,
+        variables,
+        dtype=dtype,
+        step=step,
+        feature_map=classifier.logits_and_map if classifier.has_map else None,
+    )
 
 
 def export(parts: Parts, variables: Variables, step: int, output: pathlib.Path, **measured: float) -> dict[str, Any]:

@@ -28,6 +28,9 @@ class Subject:
         softplus in the place of ReLU (only the attack on attributions does).
       variables: any pytree of arrays. An argument of every compiled function: what `logits` captures instead is baked
         into the programs as constants, which is slow for large models.
+      feature_map: `feature_map(variables, images, perturbation) -> (logits, map)`: the logits where `perturbation`, of
+        the map's shape or a number, is added to the network's last feature map float[B, h, w, D], and that map. For
+        Grad-CAM; None where there is none. Hashable, as `logits`.
       dtype: the compute dtype of the network's body, for the record.
       step: the training step the variables come from, for the record; None if unknown.
     """
@@ -38,13 +41,14 @@ class Subject:
     variables: Any = ()
     dtype: str = "float32"
     step: int | None = None
+    feature_map: Callable[..., tuple[jax.Array, jax.Array]] | None = None
 
     def __post_init__(self):
         try:
-            hash(self.logits)
+            hash((self.logits, self.feature_map))
         except TypeError as error:
             raise InputError(
-                f"the logits function of subject {self.name!r} is not hashable: expected a plain function or a method"
+                f"a function of subject {self.name!r} is not hashable: expected a plain function or a method"
                 " of a frozen object; pass arrays through `variables`"
             ) from error
 
