@@ -1,7 +1,7 @@
 """BiasAdv: images that a biased network gets wrong and the debiased one still gets right, as training examples.
 
-J. Lim et al., "BiasAdv: Bias-Adversarial Augmentation for Model Debiasing", CVPR 2023; there is no public code. Equation
-numbers are the paper's. docs/biasadv.md says what the paper leaves open and what was chosen.
+J. Lim et al., "BiasAdv: Bias-Adversarial Augmentation for Model Debiasing", CVPR 2023; there is no public code.
+Equation numbers are the paper's. docs/biasadv.md says what the paper leaves open and what was chosen.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class BiasAdv(NetworkMethod):
       batch_norm: of the attack: "eval" uses the running statistics, "train" those of the batch. Neither moves them.
       auxiliary_norm: give adversarial images batch norms of their own.
       attack_norm: which of theta's batch norms the attack sees.
-      objective: "biasadv"; for ablations "advprop", which maximises CE(x~; theta), and "random", which draws x~ uniformly
-        from the Linf ball that S steps can reach.
+      objective: "biasadv"; for ablations "advprop", which maximises CE(x~; theta), and "random", which draws x~
+        uniformly from the Linf ball that S steps can reach.
     """
 
     base: Debiasing

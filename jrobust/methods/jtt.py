@@ -1,4 +1,4 @@
-"""Just train twice: find what a first network gets wrong, then train a second one on many copies of it (Liu et al. 2021).
+"""Just train twice: what a first network gets wrong, a second one sees many times (Liu et al. 2021).
 
 The first stage is `Identification`. The second is training on the rows of `upsampled`: `Standard` or, with BiasAdv,
 `JTT`, which holds the first network frozen.
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust import keys
-from jrobust.attacks import cross_entropy
 from jrobust.errors import InputError
 from jrobust.methods.debiasing import Debiasing, Terms, clean_metrics
 from jrobust.methods.network import NetworkMethod
