@@ -5,7 +5,7 @@ J. Lim et al., "BiasAdv: Bias-Adversarial Augmentation for Model Debiasing", CVP
 
     method=erm|jtt|lff              the base method
     biasadv                         with bias-adversarial images; without it, the base method's own row
-    ratio=NUMBER                    percent of the training images that conflict with the bias; each data set has its own
+    ratio=NUMBER                    percent of training images that conflict with the bias; each data set has its own
     runlocal                        a size for two CPU cores
 
 and, with `biasadv`:
@@ -19,7 +19,7 @@ A data set's numbers are the supplementary's table of it, column by column: `Tab
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -44,35 +44,45 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "advprop": {"objective": "advprop"},  # an attack on the debiased network
     "lam0": {"debiased_weight": 0.0},  # an attack on the biased network alone
 }
+# Words that change the attack; the first of each is the default.
+CHANGES = {"preset": tuple(PRESETS), "numbers": ("supplement", "main"), "ablation": tuple(ABLATIONS)}
 CORRUPTIONS = ("gaussian", "salt_pepper", "cutout", "dropout", "rotation", "perspective", "jpeg", "gaussian_blur")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
-def arguments(text: str | None, ratios: Sequence[float], *, method: str = "erm") -> dict[str, Any]:
+def arguments(text: str | None, ratios: tuple[float, ...], *, method: str = "erm") -> dict[str, Any]:
     """Return the words behind the colon; the first of `ratios` is the default.
 
     Raises:
       InputError: an unknown word or value, or a word that changes an attack that is not there.
     """
-    changes = {"preset": ("linf_pixel_fixed", PRESETS), "ablation": ("none", ABLATIONS)}
-    changes["numbers"] = ("supplement", dict.fromkeys(("supplement", "main"), {}))
-    defaults = {name: default for name, (default, _) in changes.items()}
+    defaults = {name: words[0] for name, words in CHANGES.items()}
     args = common.arguments(text, method=method, biasadv=False, ratio=f"{ratios[0]:g}", **defaults, runlocal=False)
-    for name, (default, table) in changes.items():
-        common.choose(name, args[name], table)
+    for name, words in {"method": COLUMNS, **CHANGES}.items():
+        if args[name] not in words:
+            raise unknown(name, args[name], words)
+    for name, default in defaults.items():
         if args[name] != default and not args["biasadv"]:
-            raise InputError(
-                f"{name}={args[name]} changes the attack of BiasAdv, and there is none: write biasadv,{name}={args[name]}"
-            )
+            word = f"{name}={args[name]}"
+            raise InputError(f"{word} changes the attack of BiasAdv, and there is none: write biasadv,{word}")
     args["ratio"] = _ratio(args["ratio"], ratios)
     return args
 
 
-def _ratio(text: str, ratios: Sequence[float]) -> float:
+def picks_row(text: str | None) -> bool:
+    """Return whether the words behind the colon say which row of a table to train.
+
+    >>> picks_row("ratio=5,runlocal"), picks_row("method=erm,runlocal")
+    (False, True)
+    """
+    return any(word.partition("=")[0] in ("method", "biasadv") for word in (text or "").split(","))
+
+
+def _ratio(text: str, ratios: tuple[float, ...]) -> float:
     """Return the percentage of `ratios` that a text names."""
     try:
-        return ratios[list(ratios).index(float(text))]
+        return float(ratios[ratios.index(float(text))])
     except ValueError:
         raise unknown("ratio", text, [f"{ratio:g}" for ratio in ratios]) from None
 
@@ -115,7 +125,6 @@ def base(args: dict[str, Any], table: Table, main: Table | None = None) -> ml_co
 
 def column(table: Table, method: str) -> dict[str, Any]:
     """Return the numbers of one method."""
-    common.choose("method", method, dict.fromkeys(COLUMNS))
     i = COLUMNS.index(method)
     return {row: numbers[i] if isinstance(numbers, tuple) else numbers for row, numbers in table.items()}
 
@@ -137,8 +146,8 @@ def method(args: dict[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
             **PRESETS[args["preset"]],
             "random_start": False,
             "batch_norm": "eval",  # in the attack; "train": batch statistics
-            "auxiliary_norm": True,  # the debiased network sees bias-adversarial images through batch norms of their own
-            "attack_norm": "auxiliary",  # through which of its batch norms it is attacked; or "main"
+            "auxiliary_norm": True,  # of the debiased network, for bias-adversarial images alone
+            "attack_norm": "auxiliary",  # which of its batch norms the attack sees; or "main"
             "objective": "biasadv",
         } | ABLATIONS[args["ablation"]]
     return section

@@ -5,12 +5,12 @@
 
 The words behind the colon (all in configs/biasadv.py): method=erm|jtt|lff, `biasadv`, ratio=1|5, and with `biasadv`
 preset=, numbers=, ablation=; `runlocal` is a size for two CPU cores. DATA holds BAR/train and BAR/test of Nam et al.
-("Learning from Failure", NeurIPS 2020), of which 17 or 94 test images are moved into the training set. The table starts
-from torchvision's ImageNet ResNet-18: give its state_dict as .safetensors or .npz; the linear layer starts fresh. Without
-a file the networks start from random weights.
+("Learning from Failure", NeurIPS 2020), of which 17 or 94 test images are moved into the training set. The table
+starts from torchvision's ImageNet ResNet-18: give its state_dict as .safetensors or .npz; the linear layer starts
+fresh. Without a file the networks start from random weights.
 
-Published, mean and standard deviation of three trials (accuracy on conflicting test images, `conflicting` of suite bias,
-at a ratio of 1 and 5 %):
+Published, mean and standard deviation of three trials (accuracy on conflicting test images, `conflicting` of suite
+bias, at a ratio of 1 and 5 %):
 
     words behind the colon        1              5
     method=erm              57.65 +- 2.36  68.60 +- 2.25
@@ -22,8 +22,8 @@ at a ratio of 1 and 5 %):
 
 Quoted there from others: ReBias 52.10, 65.00; DFA 52.30, 63.50; IRMCon-IPW 55.30, 67.90; LWBC 62.03 at 1 %.
 
-These are claims of the paper. Unverified: which images were moved, sizes and crops, normalisation, whether any layer was
-frozen, the attack and the checkpoint; docs/biasadv.md lists all of it.
+These are claims of the paper. Unverified: which images were moved, sizes and crops, normalisation, whether any layer
+was frozen, the attack and the checkpoint; docs/biasadv.md lists all of it.
 
 Hardware and time: not yet measured.
 """

@@ -37,8 +37,8 @@ Conflicting test images under a corruption (Table 6; `corruptions` of suite bias
     jpeg            48.72 +- 1.51  53.66 +- 0.19  65.80 +- 0.59
     gaussian_blur   49.72 +- 0.96  49.93 +- 0.74  58.13 +- 0.66
 
-These are claims of the paper. Unverified: the attack, the checkpoint (its curves suggest that the tables are of the best
-one on test images); docs/biasadv.md lists all of it.
+These are claims of the paper. Unverified: the attack, the checkpoint (its curves suggest that the tables are of the
+best one on test images); docs/biasadv.md lists all of it.
 
 Hardware and time: not yet measured.
 """

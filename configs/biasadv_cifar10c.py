@@ -1,12 +1,12 @@
-"""BiasAdv on corrupted CIFAR-10, whose training images show a corruption by their class (ResNet-18): Table 1 of the paper.
+"""BiasAdv on CIFAR-10 with a corruption for each class (ResNet-18): Table 1 of the paper.
 
     python launch/run.py --config=configs/biasadv_cifar10c.py:method=lff,biasadv --config.data.dir=DATA --workdir=RUN
 
-The words behind the colon (all in configs/biasadv.py): method=erm|jtt|lff, `biasadv`, ratio=0.5|1|2|5, and with `biasadv`
-preset=, numbers=, ablation=; `runlocal` is a size for two CPU cores. DATA holds plain CIFAR-10, from which the set is
-built (docs/biasadv.md), or cifar10c/ as Lee et al. distribute theirs ("Learning Debiased Representation via Disentangled
-Feature Augmentation", NeurIPS 2021). Frost needs textures of your own, --config.data.options.textures=DIR; without them
-it is a procedural one, and class 1 is not that of the paper.
+The words behind the colon (all in configs/biasadv.py): method=erm|jtt|lff, `biasadv`, ratio=0.5|1|2|5, and with
+`biasadv` preset=, numbers=, ablation=; `runlocal` is a size for two CPU cores. DATA holds plain CIFAR-10, from which
+the set is built (docs/biasadv.md), or cifar10c/ as Lee et al. distribute theirs ("Learning Debiased Representation via
+Disentangled Feature Augmentation", NeurIPS 2021). Frost needs textures of your own,
+--config.data.options.textures=DIR; without them it is a procedural one, and class 1 is not that of the paper.
 
 Published, mean and standard deviation of three trials (accuracy on all test images, `average` of suite bias, at a ratio
 of 0.5, 2 and 5 %):
@@ -22,8 +22,8 @@ of 0.5, 2 and 5 %):
 Quoted there from others: HEX 13.87, 15.20, 16.04; EnD 22.89, 31.31, 40.26; ReBias 22.27, 31.66, 43.43; BiaSwap 29.11,
 35.25, 41.62; DFA 29.95, 41.78, 51.13. At 1 % the paper has no number.
 
-These are claims of the paper, on its own copy of the data. Unverified: the attack, the checkpoint, the counts of images;
-docs/biasadv.md lists all of it. Compare differences between rows rather than rows.
+These are claims of the paper, on its own copy of the data. Unverified: the attack, the checkpoint, the counts of
+images; docs/biasadv.md lists all of it. Compare differences between rows rather than rows.
 
 Hardware and time: not yet measured.
 """

@@ -27,8 +27,8 @@ groups of class and place, `average` and `worst_group` of suite bias, each at a 
     method=lff              52.78 +- 2.04  57.17 +- 1.99  62.73 +- 2.29
     method=lff,biasadv      53.47 +- 2.91  58.10 +- 1.43  64.35 +- 1.45
 
-These are claims of the paper. Unverified: sizes and crops, whether batch norm was frozen, the attack and the checkpoint;
-docs/biasadv.md lists all of it.
+These are claims of the paper. Unverified: sizes and crops, whether batch norm was frozen, the attack and the
+checkpoint; docs/biasadv.md lists all of it.
 
 Hardware and time: not yet measured.
 """
