@@ -56,10 +56,12 @@ def base() -> ml_collections.ConfigDict:
     config.data.dir = ""  # the folder that holds the data set's own folder; see launch/prepare_data.py
     config.data.image_size = 0  # images are resized to this square on reading; 0 keeps their size
     config.data.balance_to = 0  # images a class after balancing by transforms; 0 leaves the classes as they are
+    config.data.options = ml_collections.ConfigDict()  # what the data set itself takes, such as ratio and seed
     config.data.resident = True  # keep the whole training set on the device
     config.data.augment = ml_collections.ConfigDict()
     config.data.augment.crop_padding = 0  # pixels of zero padding before a random crop of the original size
     config.data.augment.crop_size = 0  # side of a random crop out of a larger image; 0 for none
+    config.data.augment.resized_crop = False  # that crop is of random area and aspect, resized to crop_size
     config.data.augment.flip = False
     config.data.augment.jitter = 0.0  # brightness, contrast and saturation factors are U(1 - jitter, 1 + jitter)
     config.data.augment.rotation = 0.0  # degrees: the angle is U(-rotation, rotation)

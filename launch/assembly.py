@@ -41,8 +41,9 @@ def build(config: Any) -> Parts:
       InputError: whatever of it cannot be had.
     """
     section = config.data
-    train = data.load(section.name, "train", section.dir, image_size=section.image_size)
-    test = data.load(section.name, "test", section.dir, image_size=section.image_size)
+    options = section.get("options", {})  # runs of earlier versions have none
+    train = data.load(section.name, "train", section.dir, image_size=section.image_size, **options)
+    test = data.load(section.name, "test", section.dir, image_size=section.image_size, **options)
     if not (config.model.mean and config.model.std):
         config.model.mean, config.model.std = data.channel_statistics(train)
     if section.balance_to:

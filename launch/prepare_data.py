@@ -77,7 +77,7 @@ def is_present(name: str, dir: str) -> bool:
         return False
     for layout in DATA_SETS[name].layouts:
         try:
-            if layout.open(name, root, "train", 0) is not None:
+            if layout.open(name, root, "train", 0, **DATA_SETS[name].options) is not None:
                 return True
         except InputError:
             return True

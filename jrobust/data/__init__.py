@@ -4,6 +4,7 @@ from jrobust.data.augment import Augmentation, output_shape
 from jrobust.data.balance import balanced
 from jrobust.data.pipeline import TrainBatches, evaluation_batches, make_prepare
 from jrobust.data.registry import load
+from jrobust.data.repeated import repeated
 from jrobust.data.source import Source, from_arrays
 from jrobust.data.statistics import channel_statistics
 
@@ -18,4 +19,5 @@ __all__ = [
     "load",
     "make_prepare",
     "output_shape",
+    "repeated",
 ]

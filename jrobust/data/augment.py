@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jrobust.errors import InputError, unknown
 
 ORDERS = tuple(itertools.permutations(range(3)))  # of brightness, contrast, saturation
+WINDOW_AREA, WINDOW_ASPECT, WINDOW_DRAWS = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Augmentation:
       flip: mirror left and right with probability 1/2.
       jitter: brightness, contrast and saturation factors are U(max(0, 1 - jitter), 1 + jitter), in random order.
       rotation: degrees; the angle is U(-rotation, rotation).
+      resized_crop: the random crop has random area and aspect and is resized to `crop_size`: `resized_crop` below.
     """
 
     crop_padding: int = 0
@@ -37,6 +40,7 @@ class Augmentation:
     flip: bool = False
     jitter: float = 0.0
     rotation: float = 0.0
+    resized_crop: bool = False
 
     def __post_init__(self):
         for name in ("crop_padding", "crop_size", "jitter", "rotation"):
@@ -45,6 +49,11 @@ class Augmentation:
                 raise InputError(f"data.augment.{name} is {value!r}: expected a number of at least 0")
             if name.startswith("crop") and value != int(value):
                 raise InputError(f"data.augment.{name} is {value!r}: expected whole pixels")
+        if self.resized_crop and (not self.crop_size or self.crop_padding):
+            raise InputError(
+                f"data.augment.resized_crop with crop_size {self.crop_size} and crop_padding {self.crop_padding}: "
+                "expected the side to resize to in crop_size, and no padding"
+            )
 
     @classmethod
     def of(cls, config: Augmentation | Mapping[str, Any] | None) -> Augmentation:
@@ -95,7 +104,11 @@ def augment_one(image: jax.Array, key: jax.Array, augmentation: Augmentation) ->
     a = augmentation
     # one draw for all: cheaper to compile and to run than a key for each, and switching one part off leaves the rest
     draws = jax.random.uniform(key, (8,), jnp.float32)  # float32 also under x64
-    if a.crop_padding or a.crop_size:
+    if a.resized_crop:
+        image = resized_crop(
+            image, random_window(jax.random.fold_in(key, 1), image.shape[0], image.shape[1]), int(a.crop_size)
+        )
+    elif a.crop_padding or a.crop_size:
         image = crop(image, draws[:2], int(a.crop_padding), int(a.crop_size))
     if a.flip:
         image = jnp.where(draws[2] < 0.5, image[:, ::-1], image)
@@ -119,6 +132,52 @@ def crop(image: jax.Array, place: jax.Array, padding: int, size: int) -> jax.Arr
     room = jnp.array([padded.shape[0] - height + 1, padded.shape[1] - width + 1])
     top, left = jnp.floor(place * room).astype(jnp.int32)
     return jax.lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), (height, width, image.shape[2]))
+
+
+def random_window(key: jax.Array, height: int, width: int) -> jax.Array:
+    """Return top, left, height, width of a random window of [height, width], int32[4], as torchvision's RandomResizedCrop.
+
+    Its area is U(0.08, 1) of the image's and the logarithm of width / height is U(log 3/4, log 4/3); the first of ten
+    draws that fits is taken and put down uniformly. If none fits it is the largest central window whose aspect is the
+    image's, brought into 3/4 .. 4/3.
+    """
+    draws = jax.random.uniform(key, (2 * WINDOW_DRAWS + 2,), jnp.float32)
+    area = height * width * (WINDOW_AREA[0] + (WINDOW_AREA[1] - WINDOW_AREA[0]) * draws[:WINDOW_DRAWS])
+    low, high = math.log(WINDOW_ASPECT[0]), math.log(WINDOW_ASPECT[1])
+    aspect = jnp.exp(low + (high - low) * draws[WINDOW_DRAWS:-2])
+    widths, heights = jnp.rint(jnp.sqrt(area * aspect)), jnp.rint(jnp.sqrt(area / aspect))
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    first = jnp.argmax(fits)
+    size = jnp.stack([heights[first], widths[first]])
+    corner = jnp.floor(draws[-2:] * (jnp.array([height, width]) - size + 1))
+    whole = (min(height, round(width / WINDOW_ASPECT[0])), min(width, round(height * WINDOW_ASPECT[1])))
+    central = jnp.array([(height - whole[0]) // 2, (width - whole[1]) // 2, *whole], jnp.int32)
+    return jnp.where(fits[first], jnp.concatenate([corner, size]).astype(jnp.int32), central)
+
+
+def resized_crop(image: jax.Array, window: jax.Array, size: int) -> jax.Array:
+    """Return the window (top, left, height, width) of [H, W, C] resized to side `size`, bilinear with antialiasing.
+
+    It is cut out first, so that nothing outside the window counts, and resized as PIL's Image.resize: an output pixel
+    is the mean of the window's pixels under a triangle, whose half width is one output pixel where that is more than
+    one input pixel, else one input pixel; first along rows, then along columns, each rounded to whole levels.
+    """
+    top, left, height, width = window
+    down = triangle_weights(top, height, image.shape[0], size)
+    across = triangle_weights(left, width, image.shape[1], size)
+    exact = jax.lax.Precision.HIGHEST  # accelerators round the factors of products to 8 or 11 bits
+    rows = jnp.floor(jnp.einsum("ow,hwc->hoc", across, image.astype(jnp.float32), precision=exact) + 0.5)
+    return jnp.floor(jnp.einsum("oh,hwc->owc", down, rows, precision=exact) + 0.5)
+
+
+def triangle_weights(start: jax.Array, length: jax.Array, total: int, size: int) -> jax.Array:
+    """Return float32[size, total]: how much of each input pixel is in each of `size` output pixels; rows sum to 1."""
+    scale = length / size
+    centre = start + (jnp.arange(size, dtype=jnp.float32)[:, None] + 0.5) * scale
+    place = jnp.arange(total, dtype=jnp.float32)[None, :]
+    weight = jnp.maximum(0, 1 - jnp.abs(place + 0.5 - centre) / jnp.maximum(scale, 1))
+    weight = jnp.where((place >= start) & (place < start + length), weight, 0)
+    return weight / jnp.sum(weight, axis=1, keepdims=True)
 
 
 def jitter(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:

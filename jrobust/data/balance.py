@@ -45,6 +45,8 @@ class _Balanced(Source):
         self._source, self._seed = source, seed
         self.name, self.split, self.class_names = source.name, source.split, source.class_names
         self.labels, self.place = source.labels[self._original], source.place
+        self.bias_names = source.bias_names
+        self.biases = None if source.biases is None else source.biases[self._original]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -34,7 +34,7 @@ class TrainBatches:
 
     Attributes:
       steps_per_epoch: batches in an epoch.
-      resident: the whole source as a dict of arrays; empty with `resident=False`.
+      resident: `source.resident()`, the whole source as a dict of arrays; empty with `resident=False`.
 
     Raises:
       InputError: the batch is larger than the source, or cannot be divided among the processes.
@@ -64,7 +64,7 @@ class TrainBatches:
             raise ValueError(f"process {process_index} of {process_count}")
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.steps_per_epoch = len(source) // batch_size
-        self.resident: Arrays = source.arrays() if resident else {}
+        self.resident: Arrays = source.resident() if resident else {}
         self._is_resident = resident
         local = batch_size // process_count
         self._part = slice(process_index * local, (process_index + 1) * local)
@@ -135,10 +135,10 @@ def make_prepare(
 ) -> Callable[[Batch, Mapping[str, jax.Array] | None, jax.Array], Batch]:
     """Return `prepare(batch, resident, key)`, the part of the input that runs inside the compiled training step.
 
-    It gathers the examples from the device-resident arrays (if `resident` holds any; else they are in `batch`),
-    augments them, and converts to float32 in [0, 1]. The draw of an image depends on `key` and its `index` alone.
-    The result has `image`, `label`, `index` and, where the set has it, `bias`; `box` and `mask` do not follow the
-    transforms and are left out.
+    It gathers the examples from the device-resident arrays (if `resident` holds any; else they are in `batch`; through
+    `row` where that is there), augments them, and converts to float32 in [0, 1]. The draw of an image depends on `key`
+    and its `index` alone. The result has `image`, `label`, `index` and, where the set has a bias, `bias` int32[B] and
+    `conflicting` bool[B], bias != label; `box` and `mask` do not follow the transforms and are left out.
 
     Raises:
       InputError: the section has an unknown field or a bad value.
@@ -150,13 +150,19 @@ def make_prepare(
         fields = resident if resident else batch
         kept = {name: fields[name] for name in ("image", "label", "bias") if name in fields}
         if resident:
-            kept = {name: jnp.take(value, index, axis=0, mode="clip") for name, value in kept.items()}
+            row = jnp.take(resident["row"], index, mode="clip") if "row" in resident else index
+            kept = {name: jnp.take(value, row, axis=0, mode="clip") for name, value in kept.items()}
         height, width, channels = kept["image"].shape[1:]
         output_shape((height, width, channels), settings)  # raises if the crop is larger than the image
         images = augment(kept["image"], keys.per_example(key, index), settings)
-        return {**kept, "image": images.astype(jnp.float32) / 255, "index": index}
+        return with_conflicting({**kept, "image": images.astype(jnp.float32) / 255, "index": index})
 
     return prepare
+
+
+def with_conflicting(batch: Batch) -> Batch:
+    """Return the batch with `conflicting` bool[B], where its `bias` is not its `label`, if it has a `bias`."""
+    return {**batch, "conflicting": batch["bias"] != batch["label"]} if "bias" in batch else batch
 
 
 def evaluation_batches(
@@ -165,7 +171,8 @@ def evaluation_batches(
     """Iterate over the source in order, as dicts of host arrays of one shape.
 
     A batch has `image` float32[B, H, W, C] in [0, 1], `label` and `index` int32[B], `valid` bool[B] (False where the
-    last batch was filled up, with its last example), and `box`, `mask`, `bias` where the set has them.
+    last batch was filled up, with its last example), and `box`, `mask`, `bias` with `conflicting` bool[B] (bias !=
+    label) where the set has them.
 
     Args:
       source: what to read; images are decoded in threads, some batches ahead.
@@ -208,7 +215,7 @@ def _evaluation_batch(source: Source, index: np.ndarray, batch_size: int, crop_s
     batch["image"] = batch["image"].astype(np.float32) / np.float32(255)
     batch["index"] = padded.astype(np.int32)
     batch["valid"] = np.arange(batch_size) < len(index)
-    return batch
+    return with_conflicting(batch)
 
 
 def _centre_crop(batch: Arrays, size: int) -> Arrays:

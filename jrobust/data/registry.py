@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from jrobust.data import archives, boxed, folders, npz, shipped, tfds_records
 from jrobust.data.source import Source
@@ -13,8 +14,8 @@ from jrobust.errors import InputError, unknown
 
 SPLITS = ("train", "validation", "test")
 
-# (name, dir, split, image_size) -> the source, or None if the data are not there in this layout
-Opener = Callable[[str, pathlib.Path, str, int], Source | None]
+# (name, dir, split, image_size, **options) -> the source, or None if the data are not there in this layout
+Opener = Callable[..., Source | None]
 
 
 class Layout(NamedTuple):
@@ -37,6 +38,7 @@ class DataSet:
       unpack: what to do with them.
       tfds: the name under which TFDS can prepare it; empty if it cannot.
       shipped: it comes with a dependency and needs no data folder.
+      options: what else decides its content, with defaults, which also give the types; the openers take all of them.
     """
 
     layouts: tuple[Layout, ...]
@@ -47,6 +49,7 @@ class DataSet:
     unpack: str = ""
     tfds: str = ""
     shipped: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _npz(name: str) -> Layout:
@@ -164,10 +167,11 @@ DATA_SETS: dict[str, DataSet] = {
     ),
 }
 
+_KINDS = {float: "a number", int: "a whole number", str: "text", bool: "True or False"}
 FORMS = ("image_folder:PATH", "npz:PATH", "tfds:NAME")
 
 
-def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int | None = 0) -> Source:
+def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int | None = 0, **options: Any) -> Source:
     """Return a split of a data set as a source of uint8 images.
 
     Args:
@@ -177,14 +181,16 @@ def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int
       dir: the data folder, the same for all data sets. "digits" needs none.
       image_size: side of the square that images are resized to on reading, bilinear, the aspect ignored; boxes follow.
         0 or None keeps the size.
+      **options: settings of the data set, such as `ratio`, the percentage of bias-conflicting training images; those
+        that are not given have the defaults of its entry in `DATA_SETS`.
 
     >>> source = load("digits", "test")
     >>> len(source), source.image_shape, source[0]["label"]
     (360, (8, 8, 1), 0)
 
     Raises:
-      InputError: unknown name or split; not found, with the places that were looked at and the command that gets it;
-        or data that are damaged.
+      InputError: unknown name, split or option; not found, with the places that were looked at and the command that
+        gets it; or data that are damaged.
     """
     size = int(image_size or 0)
     if size < 0:
@@ -198,11 +204,12 @@ def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int
     if name in DATA_SETS and DATA_SETS[name].shipped:
         if split not in DATA_SETS[name].counts:
             raise unknown(f"split of {name}", split, DATA_SETS[name].counts)
-        return _opened(name, root, split, size)
+        return _opened(name, root, split, size, _settings(name, options))
     known = name in DATA_SETS or (colon and rest and form in ("image_folder", "npz", "tfds"))
     folder = not colon and str(dir) and name and (root / name / split).is_dir()
     if not known and not folder:
         raise unknown("data set", name, (*DATA_SETS, *FORMS))
+    settings = _settings(name, options)
     absolute = form in ("image_folder", "npz") and pathlib.Path(rest).is_absolute()
     get = f" and {_get(name, root)}" if name in DATA_SETS else ""
     if not str(dir) and not absolute:
@@ -212,7 +219,7 @@ def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int
             f"data folder {str(root)!r} does not exist: expected the folder that holds {name}; create it{get}"
         )
     if name in DATA_SETS:
-        return _opened(name, root, split, size)
+        return _opened(name, root, split, size, settings)
     if form == "npz" and colon:
         if not (root / rest).is_file():
             raise InputError(f"{root / rest} does not exist: expected an .npz with {split}_images and {split}_labels")
@@ -227,10 +234,35 @@ def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int
     return folders.image_folder(pathlib.PurePath(rest or name).name, root / (rest or name), split, size)
 
 
-def _opened(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source:
+def _settings(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a data set: its defaults, and over them those that are given.
+
+    Raises:
+      InputError: it has no such option, or the value is not of the default's type.
+    """
+    defaults = DATA_SETS[name].options if name in DATA_SETS else {}
+    settings = dict(defaults)
+    for option, value in options.items():
+        if option not in defaults:
+            if defaults:
+                raise unknown(f"option of {name}", option, defaults, "see config.data.options")
+            raise InputError(f"{name} takes no options, but config.data.options has {option!r}: leave it out")
+        kind = type(defaults[option])
+        accepted = (int, float) if kind is float else (kind,)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(
+                f"data.options.{option} is {value!r}: {name} expects {_KINDS[kind]} such as {defaults[option]!r}"
+            )
+        if kind is float and not math.isfinite(value):
+            raise InputError(f"data.options.{option} is {value!r}: {name} expects a finite number")
+        settings[option] = kind(value)
+    return settings
+
+
+def _opened(name: str, dir: pathlib.Path, split: str, image_size: int, settings: Mapping[str, Any]) -> Source:
     """Return the source of the first layout that is there."""
     for layout in DATA_SETS[name].layouts:
-        source = layout.open(name, dir, split, image_size)
+        source = layout.open(name, dir, split, image_size, **settings)
         if source is not None:
             return source
     places = "; ".join(layout.where for layout in DATA_SETS[name].layouts)

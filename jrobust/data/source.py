@@ -29,12 +29,18 @@ class Source(abc.ABC):
     the set has them also `box` float32[4] (x0, y0, x1, y1 in pixels of the returned image), `bias` int and `mask`
     uint8[H, W]. It depends on `i` alone, and may be called from several threads.
 
+    The bias of an image is the attribute that labels are spuriously correlated with, numbered so that the value that
+    goes with class k is k: an image is bias-conflicting where its bias is not its label, else aligned.
+
     Attributes:
       name: the name by which the set was loaded.
       split: "train", "validation" or "test".
       class_names: one name a class.
       labels: int32[N], known without decoding images.
       place: where it was read from, for messages.
+      bias_names: one name a value of the bias; () for a set without a bias.
+      biases: int32[N], known without decoding images; None for a set without a bias.
+      image_size: side of the square that images are resized to on reading; 0 if they keep their size.
     """
 
     name: str
@@ -42,6 +48,9 @@ class Source(abc.ABC):
     class_names: tuple[str, ...]
     labels: np.ndarray
     place: str = "memory"
+    bias_names: tuple[str, ...] = ()
+    biases: np.ndarray | None = None
+    image_size: int = 0
     _arrays: Arrays | None = None
 
     def __len__(self) -> int:
@@ -73,6 +82,21 @@ class Source(abc.ABC):
             self._arrays = self._read_all()
         return self._arrays
 
+    def resident(self) -> Arrays:
+        """Return what training puts on the device: `arrays()`, or those with fewer images and `row` int32[N].
+
+        Where `row` is there, example i is the one at `row[i]` of the other arrays.
+        """
+        return self.arrays()
+
+    def native(self) -> Source:
+        """Return the same split at the size of its files, where images may differ in shape; itself if none is known."""
+        return self
+
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """Return an image of `native()`, or one made from it, as this source resizes it: uint8[H, W, C]."""
+        return image_files.resize(image, self.image_size) if self.image_size else image
+
     def _read_all(self) -> Arrays:
         chunks = [range(i, min(i + _CHUNK, len(self))) for i in range(0, len(self), _CHUNK)]
         arrays: Arrays = {}
@@ -89,10 +113,20 @@ class Source(abc.ABC):
 class ArraySource(Source):
     """A source over arrays that are in memory; made by `from_arrays`, which checks them."""
 
-    def __init__(self, name: str, split: str, class_names: Sequence[str], arrays: Arrays, place: str = "memory"):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        class_names: Sequence[str],
+        arrays: Arrays,
+        place: str = "memory",
+        bias_names: Sequence[str] = (),
+    ):
         self.name, self.split, self.class_names = name, split, tuple(class_names)
         self.labels, self.place = arrays["label"], place
+        self.bias_names, self.biases = tuple(bias_names), arrays.get("bias")
         self._arrays = arrays
+        self._native: Source = self
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -108,6 +142,10 @@ class ArraySource(Source):
         """Return the examples at the positions `index`, each field stacked."""
         return {key: value[np.asarray(index)] for key, value in self.arrays().items()}
 
+    def native(self) -> Source:
+        """Return the same split as the arrays were given."""
+        return self._native
+
 
 def from_arrays(
     images: Any,
@@ -118,6 +156,7 @@ def from_arrays(
     split: str = "train",
     boxes: Any = None,
     biases: Any = None,
+    bias_names: Sequence[str] | None = None,
     masks: Any = None,
     image_size: int = 0,
     place: str = "memory",
@@ -132,7 +171,8 @@ def from_arrays(
       name: what records call the set.
       split: what records call the split.
       boxes: [N, 4] as x0, y0, x1, y1 in pixels.
-      biases: integers [N], the attribute that labels are spuriously correlated with.
+      biases: integers [N], the attribute that labels are spuriously correlated with; k goes with class k.
+      bias_names: a name for each of its values; without them the numbers.
       masks: uint8[N, H, W].
       image_size: side of the square to resize to (boxes and masks follow); 0 keeps the size.
       place: where the arrays come from, for messages.
@@ -153,20 +193,37 @@ def from_arrays(
         box = _field("boxes", boxes, (len(pixels), 4), place).astype(np.float32)
         if not np.isfinite(box).all():
             raise InputError(f"boxes of {place} hold NaN or infinity: expected x0, y0, x1, y1 in pixels")
-        arrays["box"] = image_files.scale_box(box, (width, height), image_size)
+        arrays["box"] = box
     if biases is not None:
-        arrays["bias"] = check_labels(biases, len(pixels), None, place, kind="bias")
+        values = len(bias_names) if bias_names is not None else None
+        arrays["bias"] = check_labels(biases, len(pixels), values, place, kind="bias")
+        if bias_names is None:
+            bias_names = [str(k) for k in range(max(len(names), int(arrays["bias"].max()) + 1))]
     if masks is not None:
         mask = _field("masks", masks, (len(pixels), height, width), place)
         if mask.dtype not in (np.uint8, np.bool_):
             raise InputError(f"masks of {place} have type {mask.dtype}: expected uint8 or bool")
         arrays["mask"] = mask.astype(np.uint8)
-    if image_size and (height, width) != (image_size, image_size):
+    bias_names = [str(n) for n in bias_names or ()] if biases is not None else ()
+    source = ArraySource(name, split, [str(n) for n in names], arrays, place, bias_names)
+    return _resized(source, image_size) if image_size else source
+
+
+def _resized(source: ArraySource, image_size: int) -> ArraySource:
+    """Return the source with its images, boxes and masks at another size, and the given one as its `native()`."""
+    native = source.arrays()
+    height, width = source.image_shape[:2]
+    arrays = dict(native)
+    if "box" in arrays:
+        arrays["box"] = image_files.scale_box(arrays["box"], (width, height), image_size)
+    if (height, width) != (image_size, image_size):
         with threads() as pool:
-            arrays["image"] = np.stack(list(pool.map(lambda x: image_files.resize(x, image_size), pixels)))
+            arrays["image"] = np.stack(list(pool.map(lambda x: image_files.resize(x, image_size), native["image"])))
             if "mask" in arrays:
-                arrays["mask"] = np.stack([image_files.resize_mask(mask, image_size) for mask in arrays["mask"]])
-    return ArraySource(name, split, [str(n) for n in names], arrays, place)
+                arrays["mask"] = np.stack([image_files.resize_mask(mask, image_size) for mask in native["mask"]])
+    result = ArraySource(source.name, source.split, source.class_names, arrays, source.place, source.bias_names)
+    result.image_size, result._native = image_size, source
+    return result
 
 
 def check_labels(labels: Any, count: int, num_classes: int | None, place: str, kind: str = "label") -> np.ndarray:

@@ -171,8 +171,9 @@ def test_prepare_leaves_out_what_does_not_follow_the_transforms(arrays):
     source = from_arrays(*arrays, boxes=np.ones((23, 4)), biases=np.arange(23) % 2, masks=np.ones((23, 8, 8), bool))
     for resident in (True, False):
         batch = prepared(source, resident, [5, 6], jax.random.key(0))
-        assert set(batch) == {"image", "label", "bias", "index"}
-        assert batch["bias"].tolist() == [1, 0]
+        assert set(batch) == {"image", "label", "bias", "conflicting", "index"}
+        assert batch["bias"].tolist() == [1, 0] and batch["label"].tolist() == [2, 0]
+        assert batch["conflicting"].tolist() == [True, False]
 
 
 def test_prepare_gives_the_same_when_the_batch_is_spread_over_devices(source):
