@@ -97,6 +97,7 @@ def test_cifar10_augmentation_and_normalisation():
     assert config.data.augment.to_dict() == {
         "crop_padding": 4,
         "crop_size": 0,
+        "resized_crop": False,
         "flip": True,
         "jitter": 0.25,
         "rotation": 2.0,
