@@ -114,7 +114,6 @@ def base(args: dict[str, Any], table: Table, main: Table | None = None) -> ml_co
     config.train.batch_size = numbers["batch_size"]
     config.train.epochs = float(numbers["epochs"])
     config.train.evaluate_examples = 0
-    config.train.evaluate_split = "test"  # so the best checkpoint is an oracle's; the last one is what is reported
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = numbers["learning_rate"]
     config.optimizer.weight_decay = numbers["weight_decay"]

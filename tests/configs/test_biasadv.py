@@ -222,7 +222,8 @@ def test_without_a_row_colored_digits_is_a_study_of_three():
     assert study.seeds == (0, 1, 2) and study.measures[0] == "conflicting"
 
 
-PUBLISHED = re.compile(r"^ {4}(method=\S+) +((?:\d\d\.\d\d \+- \d\.\d\d(?: {2,}\d?|$))+)", re.M)
+NUMBER = r"\d\d\.\d\d \+- \d\.\d\d"
+PUBLISHED = re.compile(rf"^ {{4}}(method=\S+) +({NUMBER}.*)$", re.M)
 
 
 @pytest.mark.parametrize("name", RATIOS)
@@ -233,7 +234,7 @@ def test_the_docstring_has_every_row_and_the_page_its_numbers(name):
     columns = {"bffhq": 2, "cifar10c": 3, "bar": 2, "metashift": 3}[name]
     page = (pathlib.Path(__file__).parents[2] / "docs" / "biasadv.md").read_text(encoding="utf-8")
     for _, numbers in lines:
-        numbers = re.findall(r"\d\d\.\d\d \+- \d\.\d\d", numbers)
+        numbers = re.findall(NUMBER, numbers)
         assert len(numbers) == columns
         assert all(number in page for number in numbers)
 
