@@ -100,7 +100,7 @@ class Source(abc.ABC):
     def _read_all(self) -> Arrays:
         chunks = [range(i, min(i + _CHUNK, len(self))) for i in range(0, len(self), _CHUNK)]
         arrays: Arrays = {}
-        with threads() as pool, _progress(f"reading {self.name} {self.split}", len(self)) as advance:
+        with threads() as pool, progress(f"reading {self.name} {self.split}", len(self)) as advance:
             for chunk, part in zip(chunks, pool.map(self.examples, chunks), strict=True):
                 for key, value in part.items():
                     if key not in arrays:
@@ -283,7 +283,7 @@ def _field(name: str, value: Any, shape: tuple[int, ...], place: str) -> np.ndar
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator[Any]:
+def progress(what: str, total: int) -> Iterator[Any]:
     """Yield `advance(n)`: a bar with the time left on a terminal, else one line; nothing for a few images."""
     if total < LONG:
         yield lambda n: None
