@@ -38,11 +38,11 @@ def get_config(argument: str = ""):
     args = biasadv.arguments(argument, RATIOS)
     config = biasadv.base(args, TABLE)
     config.data.name = "colored_digits"
-    config.data.options.seed = 0
+    config.data.options.update({"seed": 0, "valid_fraction": 0.1, "jitter": 0.05})
     config.data.augment.flip = False  # a mirrored digit is another one, or none
     config.model = {"name": "small_cnn", "width": 16, "dtype": "float32", "weights": ""}
     biasadv.normalize(config, ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
-    config.train.log_every_steps = 22
+    config.train.log_every_steps = 20
     config.train.evaluate_every_epochs = 5.0
     config.checkpoint.every_epochs = 5.0
     if not biasadv.picks_row(argument):
