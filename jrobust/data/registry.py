@@ -87,6 +87,14 @@ DATA_SETS: dict[str, DataSet] = {
         (8, 8, 1),
         shipped=True,
     ),
+    "colored_digits": DataSet(
+        (Layout("nothing", lambda name, dir, *rest, **options: shipped.colored_digits(*rest, **options)),),
+        {"train": 1293, "validation": 144, "test": 360},
+        10,
+        (8, 8, 3),
+        shipped=True,
+        options={"ratio": 2.0, "seed": 0, "valid_fraction": 0.1, "jitter": 0.05},
+    ),
     "cifar10": DataSet(
         (_cifar(archives.CIFAR10), _tfds("cifar10", archives.CIFAR10_NAMES)),
         {"train": 50_000, "test": 10_000},

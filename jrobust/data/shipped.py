@@ -1,12 +1,27 @@
-"""Data that ship with a dependency: scikit-learn's handwritten digits."""
+"""Data that ship with a dependency: scikit-learn's handwritten digits, and the same in colour."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from jrobust.data import biases
 from jrobust.data.source import Source, from_arrays
+from jrobust.errors import InputError
 
 TEST_EVERY = 5
+# Far apart also when they are dimmed: no two have nearly the same ratio of red, green and blue.
+COLORS = {
+    "red": (1.0, 0.0, 0.0),
+    "orange": (1.0, 0.5, 0.0),
+    "yellow": (1.0, 1.0, 0.0),
+    "green": (0.0, 1.0, 0.0),
+    "spring": (0.0, 1.0, 0.5),
+    "cyan": (0.0, 1.0, 1.0),
+    "blue": (0.0, 0.0, 1.0),
+    "violet": (0.5, 0.0, 1.0),
+    "magenta": (1.0, 0.0, 1.0),
+    "white": (1.0, 1.0, 1.0),
+}
 
 
 def digits(split: str, image_size: int = 0) -> Source:
@@ -26,4 +41,52 @@ def digits(split: str, image_size: int = 0) -> Source:
     names = [str(k) for k in range(10)]
     return from_arrays(
         pixels, labels[chosen], names, name="digits", split=split, image_size=image_size, place="scikit-learn's digits"
+    )
+
+
+def colored_digits(
+    split: str, image_size: int = 0, *, ratio: float, seed: int, valid_fraction: float, jitter: float
+) -> Source:
+    """Return `digits` in ten colours, 8x8x3: in training the colour tells the class, in the test set it does not.
+
+    A pixel is the grey level times the image's colour, which is one of `COLORS` plus a normal deviate in each channel,
+    clipped to [0, 1]. The bias is the colour; that of class k is number k. In training it is `biases.correlated`, in
+    the test set `biases.uniform`. The validation images are taken from the training set by `biases.held_out`.
+
+    Args:
+      split: "train", "validation" or "test".
+      image_size: side to resize to; 0 for 8.
+      ratio: percentage of bias-conflicting images of each class in training and validation.
+      seed: decides which image has which colour and which are validation images.
+      valid_fraction: part of the training images that is held out.
+      jitter: standard deviation of the colour's channels.
+
+    Raises:
+      InputError: an option is out of range, or leaves the split empty.
+    """
+    if not jitter >= 0:
+        raise InputError(f"data.options.jitter is {jitter:g}: expected a standard deviation of at least 0")
+    grey = digits("test" if split == "test" else "train")
+    labels = grey.labels
+    if split == "test":
+        color = biases.uniform(labels, len(COLORS), seed)
+        chosen = np.ones(len(labels), bool)
+    else:
+        color = biases.correlated(labels, len(COLORS), ratio, seed)
+        chosen = biases.held_out(labels, color, valid_fraction, seed) == (split == "validation")
+    if not chosen.any():
+        raise InputError(f"colored_digits has no {split} images with data.options.valid_fraction {valid_fraction:g}")
+    draw = biases.stream(seed, biases.TEST_VALUES if split == "test" else biases.TRAIN_VALUES)
+    tint = np.clip(np.array(list(COLORS.values()))[color] + jitter * draw.standard_normal((len(labels), 3)), 0, 1)
+    pixels = np.rint(grey.arrays()["image"] * tint[:, None, None]).astype(np.uint8)
+    return from_arrays(
+        pixels[chosen],
+        labels[chosen],
+        grey.class_names,
+        name="colored_digits",
+        split=split,
+        biases=color[chosen],
+        bias_names=list(COLORS),
+        image_size=image_size,
+        place=grey.place,
     )
