@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import pathlib
@@ -12,7 +13,7 @@ import numpy as np
 
 from jrobust.data import images as image_files
 from jrobust.data.source import Source, check_labels
-from jrobust.errors import InputError
+from jrobust.errors import InputError, unknown
 
 FLOWER17_SEED = 12312
 # the order in which the authors number the species, 80 pictures each
@@ -34,13 +35,23 @@ class FileSource(Source):
         labels: Sequence[int],
         *,
         boxes: np.ndarray | None = None,
+        biases: Sequence[int] | np.ndarray | None = None,
+        bias_names: Sequence[str] = (),
         image_size: int = 0,
+        fit: str = "squeeze",
         place: pathlib.Path,
     ):
         if not paths:
             raise InputError(f"{place} holds no images of the {split} split: expected files such as .png or .jpg")
         self.name, self.split, self.class_names, self.place = name, split, tuple(class_names), str(place)
         self.labels = check_labels(labels, len(paths), len(class_names), str(place))
+        if biases is not None:
+            self.biases = check_labels(biases, len(paths), len(bias_names), str(place), kind="bias")
+        if fit not in image_files.FITS:
+            raise unknown("data.options.fit", fit, image_files.FITS)
+        if boxes is not None and fit != "squeeze":
+            raise ValueError("boxes follow a squeezed image only")
+        self.bias_names, self.fit, self._of_all_shapes = tuple(bias_names), fit, False
         self.paths, self.boxes, self.image_size = tuple(paths), boxes, image_size
 
     @functools.cached_property
@@ -54,8 +65,8 @@ class FileSource(Source):
         return (self.image_size, self.image_size, 3) if self.image_size else self._first_shape
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        image, original = image_files.read(self.paths[i], self.image_size)
-        if image.shape != self.image_shape:
+        image, original = image_files.read(self.paths[i], self.image_size, self.fit)
+        if not self._of_all_shapes and image.shape != self.image_shape:
             raise InputError(
                 f"image {self.paths[i]} has shape {image.shape}, but {self.paths[0].name} has {self.image_shape}: "
                 "set data.image_size to resize all of them to one square"
@@ -63,7 +74,22 @@ class FileSource(Source):
         example = {"image": image, "label": int(self.labels[i])}
         if self.boxes is not None:
             example["box"] = image_files.scale_box(self.boxes[i], original, self.image_size)
+        if self.biases is not None:
+            example["bias"] = int(self.biases[i])
         return example
+
+    def native(self) -> Source:
+        """Return the same split at the size of its files, which may differ in shape."""
+        if not self.image_size:
+            return self
+        native = copy.copy(self)
+        native.image_size, native._of_all_shapes, native._arrays = 0, True, None
+        native.__dict__.pop("_first_shape", None)
+        return native
+
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """Return an image of `native()` as this source resizes it."""
+        return image_files.resize(image, self.image_size, self.fit) if self.image_size else image
 
 
 def image_folder(name: str, root: pathlib.Path, split: str, image_size: int = 0) -> Source:
@@ -171,6 +197,12 @@ def gtsrb_official(name: str, root: pathlib.Path, split: str, image_size: int = 
     )
 
 
+def image_files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return all image files below a folder in the order of their paths, hidden ones left out."""
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in image_files.SUFFIXES)
+    return sorted(p for p in files if not p.name.startswith("."))
+
+
 def _subfolders(folder: pathlib.Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
@@ -180,8 +212,7 @@ def _list(folder: pathlib.Path, class_names: Sequence[str]) -> tuple[list[pathli
     for label, class_name in enumerate(class_names):
         if not (folder / class_name).is_dir():
             continue
-        files = (p for p in (folder / class_name).rglob("*") if p.suffix.lower() in image_files.SUFFIXES)
-        found = sorted(p for p in files if not p.name.startswith("."))
+        found = image_files_below(folder / class_name)
         paths += found
         labels += [label] * len(found)
     return paths, labels

@@ -282,6 +282,11 @@ def _field(name: str, value: Any, shape: tuple[int, ...], place: str) -> np.ndar
     return array
 
 
+def notice(text: str) -> None:
+    """Print one line about data that can be used but are not what was expected."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Any]:
     """Yield `advance(n)`: a bar with the time left on a terminal, else one line; nothing for a few images."""
