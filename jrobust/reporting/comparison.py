@@ -15,7 +15,7 @@ from jrobust.reporting.run_files import SUITES, Row, Run, number, read
 
 # What is compared, in the order of the columns; accuracy comes from the first suite that has it.
 COMPARED = tuple(suite for suite in SUITES if suite not in ("transfer", "sanity"))
-LEFT_OUT = ("IN_logit", "K_logit")
+LEFT_OUT = ("IN_logit", "K_logit", "unbiased")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Comparison:
 
 
 def compare(workdirs: Sequence[str | os.PathLike]) -> Comparison:
-    """Return the table over runs: accuracies, IN, K, cost.
+    """Return the table over runs: accuracies, those of a bias, IN, K, cost.
 
     Where C&W was measured the worst case has a column too: with AutoAttack these are the columns of FSR's tables.
 
@@ -92,7 +92,7 @@ def _numbers(run: Run) -> dict[Key, Row]:
         record = run.records.get(suite, {"metrics": {}})
         fsr = any(name.startswith("cw_") for name in record["metrics"])
         for name, estimate in record["metrics"].items():
-            if name in LEFT_OUT or name.startswith(tables.PARTIAL):
+            if name in LEFT_OUT or tables.tabulated(name):
                 continue
             if (name == "accuracy" and name in seen) or (name == "worst_case" and not fsr):
                 continue
@@ -105,7 +105,9 @@ def _numbers(run: Run) -> dict[Key, Row]:
 def _order(key: Key) -> tuple:
     suite, name, dataset, protocol = key
     digits = "".join(c for c in name if c.isdigit())
-    first = ("accuracy", "fgsm", "pgd", "cw", "worst_case", "IN", "K", "failed", "gt_known", "top1_localization")
+    of_bias = ("average", "conflicting", "aligned", "worst_group")
+    of_attributions = ("IN", "K", "failed", "gt_known", "top1_localization")
+    first = ("accuracy", *of_bias, "fgsm", "pgd", "cw", "worst_case", *of_attributions)
     kind = name.split("_")[0] if name.startswith(("pgd_", "cw_")) else name
     return (
         COMPARED.index(suite),

@@ -1,4 +1,4 @@
-"""Pictures: images and maps before and after the attack, boxes, the confusion matrix."""
+"""Pictures: images and maps before and after the attack, boxes, Grad-CAM, matrices of shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jrobust.reporting.figures import COLORS, figure
-from jrobust.reporting.run_files import Row
+from jrobust.reporting.run_files import Row, number
+from jrobust.reporting.tables import cells_of
 
 
 def attribution(arrays: dict[str, np.ndarray], class_names: list[str], path: pathlib.Path) -> bool:
@@ -28,15 +29,11 @@ def attribution(arrays: dict[str, np.ndarray], class_names: list[str], path: pat
         for i in range(count):
             line, column = i // 2, 5 * (i % 2)
             top = float(np.percentile(arrays["map"][i], 99)) or None
-            _image(axes[line, column], arrays["image"][i])
-            _map(axes[line, column + 1], arrays["map"][i], top)
-            _image(axes[line, column + 2], arrays["adv_image"][i])
-            _map(axes[line, column + 3], arrays["adv_map"][i], top)
-            axes[line, column].set_title(_class(class_names, int(arrays["label"][i])), fontsize=8, weight="normal")
-            axes[line, column + 1].set_title("map", fontsize=8, weight="normal")
-            axes[line, column + 2].set_title("perturbed", fontsize=8, weight="normal")
             scores = f"IN {100 * arrays['IN'][i]:.0f}  K {100 * arrays['K'][i]:.0f}"
-            axes[line, column + 3].set_title(scores, fontsize=8, weight="normal")
+            _image(axes[line, column], arrays["image"][i], _class(class_names, int(arrays["label"][i])))
+            _map(axes[line, column + 1], arrays["map"][i], top, "map")
+            _image(axes[line, column + 2], arrays["adv_image"][i], "perturbed")
+            _map(axes[line, column + 3], arrays["adv_map"][i], top, scores)
     return True
 
 
@@ -65,31 +62,79 @@ def confusion(record: Row, path: pathlib.Path, *, largest: int = 40) -> bool:
     names = [str(row[0]) for row in table["rows"]]
     counts = np.array([row[1:] for row in table["rows"]], float)
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 1.9 + 0.27 * len(names)
-    with figure(path, side + 0.8, side) as canvas:
-        axis = canvas.subplots()
-        picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        axis.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
-        axis.set_yticks(range(len(names)), names)
-        axis.set_xlabel("prediction")
-        axis.set_ylabel("label")
-        axis.grid(visible=False)
-        if len(names) <= 20:
-            for (i, j), share in np.ndenumerate(shares):
-                if share >= 0.5:
-                    color = "white" if share > 60 else "#222222"
-                    axis.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color=color)
-        canvas.colorbar(picture, ax=axis, shrink=0.8, label="share of the label (%)")
+    texts = {cell: f"{share:.0f}" for cell, share in np.ndenumerate(shares) if share >= 0.5}
+    _heat_map(path, shares, texts, names, names, words=("label", "prediction", "share of the label (%)"), cell=0.27)
     return True
 
 
-def _image(axis: Any, image: np.ndarray) -> None:
+def groups(record: Row, path: pathlib.Path, *, largest: int = 40) -> bool:
+    """Draw the accuracy of each group of class and bias; False without them or with more classes than that."""
+    cells = cells_of(record)
+    classes, biases = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True)) if cells else ([], [])
+    if not cells or max(len(classes), len(biases)) > largest:
+        return False
+    rows = [[cells[name, bias] for bias in biases] for name in classes]
+    shares = np.array([[100 * number(row["accuracy"]) for row in line] for line in rows])
+    texts = {(i, j): f"{shares[i, j]:.0f}\n({rows[i][j]['count']:,})" for i, j in np.argwhere(np.isfinite(shares))}
+    _heat_map(path, shares, texts, classes, biases, words=("class", "bias", "accuracy (%)"), cell=0.48)
+    return True
+
+
+def grad_cam(arrays: dict[str, np.ndarray], class_names: list[str], path: pathlib.Path) -> bool:
+    """Draw images and, a column for each model, Grad-CAM over them at equal weight; False if there is none."""
+    if not len(arrays.get("cam", ())):
+        return False
+    count, models = arrays["cam"].shape[:2]
+    with figure(path, 1.5 * (1 + models) + 0.2, 1.62 * count + 0.35) as canvas:
+        axes = canvas.subplots(count, 1 + models, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for i, line in enumerate(axes):
+            label = int(arrays["label"][i])
+            _image(line[0], arrays["image"][i], ("input\n" if i == 0 else "") + _class(class_names, label))
+            for j, axis in enumerate(line[1:]):
+                prediction = int(arrays["prediction"][i, j])
+                name = f"{arrays['model'][j]}\n" if i == 0 else ""
+                color = COLORS[2] if prediction == label else COLORS[1]
+                _image(axis, arrays["image"][i], name + _class(class_names, prediction), color)
+                axis.imshow(arrays["cam"][i, j], cmap="jet", vmin=0, vmax=1, alpha=0.5)
+    return True
+
+
+def _heat_map(
+    path: pathlib.Path,
+    shares: np.ndarray,
+    texts: dict[Any, str],
+    rows: list[str],
+    columns: list[str],
+    *,
+    words: tuple[str, str, str],
+    cell: float,
+) -> None:
+    """Draw percentages, NaN blank, with `texts` in the cells of small matrices; words: rows, columns, colours."""
+    with figure(path, 2.7 + cell * len(columns), 1.9 + cell * len(rows)) as canvas:
+        axis = canvas.subplots()
+        picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_xlabel(words[1])
+        axis.set_ylabel(words[0])
+        axis.grid(visible=False)
+        for (i, j), text in texts.items() if max(shares.shape) <= 20 else ():
+            color = "white" if shares[i, j] > 60 else "#222222"
+            axis.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
+        canvas.colorbar(picture, ax=axis, shrink=0.8, label=words[2])
+
+
+def _image(axis: Any, image: np.ndarray, title: str = "", color: str = "black") -> None:
     gray = image.shape[-1] == 1
     axis.imshow(image[..., 0] if gray else image, cmap="gray" if gray else None, vmin=0, vmax=1)
+    axis.set_title(title, fontsize=8, weight="normal", color=color)
 
 
-def _map(axis: Any, values: np.ndarray, top: float | None) -> None:
+def _map(axis: Any, values: np.ndarray, top: float | None, title: str = "") -> None:
     axis.imshow(values, cmap="inferno", vmin=0, vmax=top)
+    axis.set_title(title, fontsize=8, weight="normal")
 
 
 def _box(axis: Any, box: np.ndarray, color: str, style: str) -> None:

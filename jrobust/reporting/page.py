@@ -17,6 +17,7 @@ from jrobust.reporting.figures import STYLE
 from jrobust.reporting.run_files import Row, Run, number, read
 
 Draw = Callable[[pathlib.Path], bool]
+CAM_CLASSES = {"predicted": "the class that the model predicts", "label": "the true class"}
 
 
 def write(workdir: str | os.PathLike) -> pathlib.Path:
@@ -59,7 +60,8 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
     records = run.records
     accuracy, robustness = records.get("accuracy", {}), records.get("robustness", {})
     attribution, localization = records.get("attribution", {}), records.get("localization", {})
-    sanity = records.get("sanity", {})
+    sanity, bias = records.get("sanity", {}), records.get("bias", {})
+    cam_class = bias.get("settings", {}).get("cam_class", "")
     step = number(robustness.get("settings", {}).get("sweep_steps"))
 
     def one(section: str, name: str, draw: Draw, caption: str) -> Row | None:
@@ -75,6 +77,20 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
     return [
         one("Training", "training", lambda p: curves.training(run.metrics, p), "Training, from metrics.jsonl."),
         one("Accuracy", "confusion", lambda p: gallery.confusion(accuracy, p), "What each class is taken for."),
+        one(
+            "Bias",
+            "bias_groups",
+            lambda p: gallery.groups(bias, p),
+            "Accuracy of the groups of class (rows) and bias (columns), with the number of images. Empty: no images.",
+        ),
+        one(
+            "Bias",
+            "grad_cam",
+            lambda p: gallery.grad_cam(run.arrays("bias"), bias.get("class_names", []), p),
+            f"Conflicting images and, over them, Grad-CAM of {CAM_CLASSES.get(cam_class, cam_class)}, each map from its"
+            " smallest value (blue) to its largest (red). Above a map: the model's prediction, green where it is"
+            " right.",
+        ),
         one(
             "Robustness",
             "robustness",

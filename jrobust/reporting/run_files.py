@@ -17,7 +17,7 @@ from jrobust.errors import InputError
 Row = dict[str, Any]
 
 # The order in which suites are shown; others follow.
-SUITES = ("accuracy", "robustness", "autoattack", "sanity", "attribution", "transfer", "localization")
+SUITES = ("accuracy", "bias", "robustness", "autoattack", "sanity", "attribution", "transfer", "localization")
 
 
 @dataclasses.dataclass(frozen=True)

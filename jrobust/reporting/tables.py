@@ -13,6 +13,11 @@ from jrobust.reporting.run_files import Row, number
 
 NAMES = {
     "accuracy": "accuracy",
+    "average": "average",
+    "conflicting": "conflicting",
+    "aligned": "aligned",
+    "worst_group": "worst group",
+    "unbiased": "mean of the groups",
     "fgsm": "FGSM",
     "worst_case": "worst case (Ensemble)",
     "robust_accuracy": "AutoAttack",
@@ -28,6 +33,7 @@ NAMES = {
     "top1_localization": "localisation, top-1",
 }
 PARTIAL = "after "  # begins the metrics of AutoAttack before its last part
+UNDER = " under "  # before the corruption in a metric of the bias suite
 INTERVALS = {"wilson": "Wilson", "normal": "normal approximation"}
 
 
@@ -67,8 +73,8 @@ def count(value: Any) -> str:
 def summary(records: dict[str, Row]) -> list[list[str]]:
     """Return the rows of the table of a run: suite, metric, percent, interval, examples, protocol.
 
-    An accuracy that the accuracy suite has too, on as many images, is not repeated; the matrix of the transfer suite
-    and the parts of AutoAttack are tables of their own.
+    An accuracy that the accuracy suite has too, on as many images, is not repeated; the matrix of the transfer suite,
+    the parts of AutoAttack and the corruptions of the bias suite are tables of their own.
     """
     rows = []
     known = records.get("accuracy", {}).get("metrics", {}).get("accuracy")
@@ -76,7 +82,7 @@ def summary(records: dict[str, Row]) -> list[list[str]]:
         for name, estimate in record["metrics"].items():
             if suite == "transfer" or (suite != "accuracy" and name == "accuracy" and estimate == known):
                 continue
-            if name.startswith(PARTIAL):
+            if tabulated(name):
                 continue
             rows.append(
                 [
@@ -94,6 +100,11 @@ def summary(records: dict[str, Row]) -> list[list[str]]:
     return rows
 
 
+def tabulated(name: str) -> bool:
+    """Return whether a metric is one of many of a table of its own."""
+    return name.startswith(PARTIAL) or UNDER in name
+
+
 @dataclasses.dataclass(frozen=True)
 class Extra:
     """A table of one suite beside the summary: its title, a sentence on it, and cells as text."""
@@ -106,25 +117,58 @@ class Extra:
 
 
 def extras(records: dict[str, Row]) -> list[Extra]:
-    """Return the tables that a run has beside the summary: FSR's row, AutoAttack's parts, checks, the matrix."""
-    found = [protocol(records)]
-    for suite, name, title, note in (
-        ("autoattack", "parts", "Parts of AutoAttack", "Each attacks what the ones before left."),
-        ("sanity", "checks", "Checks against obfuscated gradients", "On a small sample, see the curves."),
-        ("transfer", "matrix", "Transfer", "Accuracy (%) of the row's model on images of the column."),
-    ):
-        if table := records.get(suite, {}).get("tables", {}).get(name):
-            if suite == "transfer":
-                note = f"{note} {_crafted(records[suite])}".strip()
-            shares = suite == "transfer"
-            rows = [[_cell(c, v, shares) for c, v in zip(table["columns"], row, strict=True)] for row in table["rows"]]
-            found.append(Extra(suite, title, note, list(map(str, table["columns"])), rows))
+    """Return the tables that a run has beside the summary: groups, corruptions, FSR's, AutoAttack's, checks, matrix."""
+    found = [
+        groups(records),
+        _extra(records, "bias", "corruptions", "Accuracy (%) of corrupted images", "Every model on the same images."),
+        protocol(records),
+        _extra(records, "autoattack", "parts", "Parts of AutoAttack", "Each attacks what the ones before left."),
+        _extra(
+            records, "sanity", "checks", "Checks against obfuscated gradients", "On a small sample, see the curves."
+        ),
+        _extra(records, "transfer", "matrix", "Transfer", "Accuracy (%) of the row's model on images of the column."),
+    ]
     return [extra for extra in found if extra is not None]
+
+
+def _extra(records: dict[str, Row], suite: str, name: str, title: str, note: str) -> Extra | None:
+    """Return a table of a record as it is, numbers as text; None where there is none."""
+    table = records.get(suite, {}).get("tables", {}).get(name)
+    if not table:
+        return None
+    if suite == "transfer":
+        note = f"{note} {_crafted(records[suite])}".strip()
+    shares = suite in ("bias", "transfer")
+    rows = [[_cell(c, v, shares) for c, v in zip(table["columns"], row, strict=True)] for row in table["rows"]]
+    return Extra(suite, title, note, list(map(str, table["columns"])), rows)
 
 
 def numeric_column(extra: Extra, column: int) -> bool:
     """Return whether a column of a table holds numbers only."""
     return all(_numeric(row[column]) for row in extra.rows)
+
+
+def groups(records: dict[str, Row]) -> Extra | None:
+    """Return the accuracies of the groups of class and bias as a matrix; None where they were not measured."""
+    record = records.get("bias", {})
+    cells = cells_of(record)
+    if not cells:
+        return None
+    biases = list(dict.fromkeys(bias for _, bias in cells))
+    body = [
+        [name, *(percent(cells[name, bias]["accuracy"]) for bias in biases)]
+        for name in dict.fromkeys(name for name, _ in cells)
+    ]
+    worst = record.get("checks", {}).get("worst_group")
+    note = f"Rows: classes; columns: the bias, in the order of the classes it goes with. Worst group: {worst}."
+    return Extra("bias", "Accuracy (%) of the groups of class and bias", note, ["class", *biases], body)
+
+
+def cells_of(record: Row) -> dict[tuple[str, str], Row]:
+    """Return the groups of the bias suite by class and bias, as rows of accuracy, low, high and count."""
+    table = record.get("tables", {}).get("groups", {"columns": [], "rows": []})
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    return {(str(row["class"]), str(row["bias"])): row for row in rows}
 
 
 def protocol(records: dict[str, Row]) -> Extra | None:

@@ -162,6 +162,52 @@ def fill(folder, *, eps="8/255", accuracy=0.9, rate=1000.0):
     return folder
 
 
+def with_bias(folder, *, conflicting=0.5, models=("net", "other")):
+    """Add what the suite bias measures; `fill` comes before. A group has no images, a share is 1 as a whole number."""
+    metrics = {
+        "average": estimate(0.73, 22),
+        "conflicting": estimate(conflicting, 8),
+        "aligned": estimate(0.86, 14),
+        "worst_group": estimate(0.25, 4),
+        "unbiased": estimate(0.7, 22, "normal"),
+        "average under jpeg": estimate(0.6, 22),
+        "conflicting under jpeg": estimate(0.35, 8),
+    }
+    rows = [["cat", "in", 1.0, 0.6, 1.0, 6], ["cat", "out", 0.5, 0.1, 0.9, 2], ["cat", "sky", None, None, None, 0]]
+    rows += [["<dog>", "in", 0.25, 0.0, 0.7, 4], ["<dog>", "out", 0.75, 0.4, 0.9, 8], ["<dog>", "sky", 1.0, 0.3, 1, 2]]
+    corruptions = [["none", 0.73, 0.5, 0.8, 0.125], ["jpeg", 0.6, 0.35, 0.7, None]]
+    entry = record(
+        "bias",
+        examples=22,
+        settings={"cam_class": "label", "gallery": 3},
+        metrics=metrics,
+        protocols=dict.fromkeys(metrics, "images"),
+        tables={
+            "groups": {"columns": ["class", "bias", "accuracy", "low", "high", "count"], "rows": rows},
+            "corruptions": {
+                "columns": ["corruption", "average", "conflicting", "average of other", "conflicting of other"],
+                "rows": corruptions,
+            },
+        },
+        checks={"worst_group": "<dog> / in", "conflicting_images": 8},
+        warnings=["1 of 6 groups of class and bias have no images"],
+    )
+    (folder / "evaluation" / "bias.json").write_text(json.dumps(entry))
+    height, width = np.mgrid[0:12, 0:12] / 11
+    cams = np.stack([[height, np.zeros_like(height)][: len(models)], [width, height][: len(models)]])
+    np.savez(
+        folder / "evaluation" / "bias.npz",
+        image=np.random.default_rng(1).random((2, 12, 12, 3)).astype(np.float32),
+        cam=cams.astype(np.float32),
+        label=np.array([0, 1]),
+        bias=np.array([1, 0]),
+        index=np.array([3, 8]),
+        prediction=np.array([[0, 1], [0, 1]])[:, : len(models)],
+        model=np.array(models),
+    )
+    return folder
+
+
 def as_fsr(folder, *, autoattack=0.31):
     """Add what the protocol of FSR measures; `fill` comes before."""
     path = folder / "evaluation" / "robustness.json"
@@ -193,6 +239,11 @@ def as_fsr(folder, *, autoattack=0.31):
 @pytest.fixture
 def make_fsr():
     return as_fsr
+
+
+@pytest.fixture
+def make_biased():
+    return with_bias
 
 
 @pytest.fixture

@@ -38,6 +38,16 @@ def test_runs_of_fsr_are_told_apart_by_the_columns_of_its_tables(make_run, make_
     assert not any("sanity" in text for text in table.warnings)
 
 
+def test_runs_on_a_biased_set_are_told_apart_by_four_accuracies(make_run, make_biased, tmp_path):
+    runs = [make_biased(make_run(tmp_path / "a")), make_biased(make_run(tmp_path / "b"), conflicting=0.625)]
+    table = comparison.compare([*runs, make_run(tmp_path / "c")])
+    assert table.columns[1:6] == ["accuracy %", "average %", "conflicting %", "aligned %", "worst group %"]
+    assert table.rows[1][1:6] == ["90.00", "73.00", "62.50", "86.00", "25.00"]
+    assert table.rows[2][1:6] == ["90.00", "-", "-", "-", "-"]
+    assert not any("under" in column or "mean of" in column for column in table.columns)
+    assert table.warnings == ["bias was not evaluated for c"]
+
+
 def test_different_attacks_never_share_a_column(make_run, tmp_path):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", eps="4/255")]
     table = comparison.compare(runs)

@@ -13,7 +13,7 @@ import pytest
 from jrobust import evaluation
 from jrobust.data.source import from_arrays
 from jrobust.errors import InputError
-from jrobust.reporting import page, run_files, tables
+from jrobust.reporting import gallery, page, run_files, tables
 
 FIGURES = {
     "training",
@@ -89,6 +89,41 @@ def test_a_run_of_fsr_has_its_row_and_the_parts_of_autoattack(run_folder, make_f
     assert "after apgd-ce" not in text  # that is in the table of the parts
     assert "C&amp;W-30" in text and '<td class="number">33.50</td>' in text
     assert not Collector(text).errors
+
+
+def test_a_run_on_a_biased_set_has_its_groups_corruptions_and_pictures(run_folder, make_biased):
+    make_biased(run_folder)
+    records = run_files.read(run_folder).records
+    groups, corruptions, *_ = tables.extras(records)
+    assert groups.columns == ["class", "in", "out", "sky"]
+    assert groups.rows == [["cat", "100.00", "50.00", "-"], ["<dog>", "25.00", "75.00", "100.00"]]
+    assert "Worst group: <dog> / in" in groups.note
+    assert corruptions.rows == [
+        ["none", "73.00", "50.00", "80.00", "12.50"],
+        ["jpeg", "60.00", "35.00", "70.00", "-"],
+    ]
+    assert corruptions.columns[3:] == ["average of other", "conflicting of other"]
+    rows = {row[1]: row for row in tables.summary(records) if row[0] == "bias"}
+    assert list(rows) == ["average", "conflicting", "aligned", "worst group", "mean of the groups"]
+    assert rows["conflicting"][2:5] == ["50.00", "45.00 to 55.00", "8"]
+    text = page.write(run_folder).read_text()
+    pictures = {file.stem for file in (run_folder / "report").glob("*.png")}
+    assert pictures == FIGURES | {"bias_groups", "grad_cam"}
+    assert "Grad-CAM of the true class" in text and "Worst group: &lt;dog&gt; / in" in text
+    assert "under jpeg" not in text and not Collector(text).errors
+
+
+def test_grad_cam_lies_over_the_image_at_equal_weight(tmp_path):
+    """The left half of the map is 0 (dark blue in jet), the right half 1 (dark red); the image is white."""
+    cam = np.tile(np.repeat([0.0, 1.0], 4), (1, 1, 8, 1))
+    arrays = {"image": np.ones((1, 8, 8, 3)), "cam": cam, "label": np.zeros(1, int), "model": np.array(["net"])}
+    arrays["prediction"] = np.zeros((1, 1), int)
+    assert gallery.grad_cam(arrays, ["a"], tmp_path / "cam.png")
+    with PIL.Image.open(tmp_path / "cam.png") as image:
+        colours = {colour for count, colour in image.convert("RGB").getcolors(2**16) if count > 2000}
+    for expected in ((127, 127, 191), (191, 127, 127)):
+        assert any(np.abs(np.subtract(colour, expected)).max() <= 2 for colour in colours), (expected, colours)
+    assert not gallery.grad_cam({}, ["a"], tmp_path / "none.png") and not (tmp_path / "none.png").exists()
 
 
 def test_text_of_users_is_escaped(run_folder):
