@@ -2,10 +2,14 @@
 
     python launch/prepare_data.py cifar10 svhn --dir=DATA
     python launch/prepare_data.py cub200 --dir=DATA --check
+    python launch/prepare_data.py corrupted_cifar10 --dir=DATA --ratio=0.5 --seed=0
 
 A data set that lies in DATA is checked: images in each split, classes, shape, and 100 images of each split are decoded.
 One that is not there is prepared through TFDS where TFDS has it (CIFAR-10, CIFAR-100, SVHN: this downloads, and needs
 TensorFlow once). For the others the authors' archive is named, and where to put it. With --check nothing is prepared.
+
+Corrupted CIFAR-10 is built from CIFAR-10, which takes a minute, and kept in DATA. With --export=FOLDER its splits are
+also written as PNG files in the folders <ratio>pct/{align,conflict,valid} and test.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import importlib.util
 import os
 import pathlib
 import sys
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's remarks on start-up; errors still show
@@ -25,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jrobust.data import load
+from jrobust.data.corrupted_cifar10 import export
 from jrobust.data.registry import DATA_SETS, FORMS, DataSet
 from jrobust.data.source import Source
 from jrobust.errors import InputError, unknown
@@ -47,19 +53,54 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help=names)
     parser.add_argument("--dir", default="", help="the data folder, the same for all data sets")
     parser.add_argument("--check", action="store_true", help="only check what is there")
+    parser.add_argument("--export", default="", metavar="FOLDER", help="of corrupted_cifar10: write PNG files there")
+    settings = {option: value for entry in DATA_SETS.values() for option, value in entry.options.items()}
+    for option, default in settings.items():
+        takers = ", ".join(name for name, entry in DATA_SETS.items() if option in entry.options)
+        parser.add_argument(f"--{option}", type=type(default), help=f"option of {takers}")
     options = parser.parse_args(arguments)
+    given = {option: getattr(options, option) for option in settings if getattr(options, option) is not None}
     for name in options.datasets:
         if name not in DATA_SETS and not is_form(name):
             raise unknown("data set", name, (*DATA_SETS, *FORMS))
+        if options.export and name != "corrupted_cifar10":
+            raise InputError(f"--export writes corrupted_cifar10, and {name} is another data set: leave it out")
     console = Console()
     for name in options.datasets:
+        if options.check:
+            require_built(name, options.dir, given)
         try:
-            check(name, options.dir, console)
+            check(name, options.dir, given, console)
         except InputError:
-            if options.check or is_present(name, options.dir):
+            if options.check or is_present(name, options.dir, given):
                 raise
             prepare(name, options.dir, console)
-            check(name, options.dir, console)
+            check(name, options.dir, given, console)
+        if options.export:
+            for split in splits(name, given):
+                export(pathlib.Path(options.export), load(name, split, options.dir, **given), ratio(name, given))
+
+
+def splits(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the splits that a data set has with these options."""
+    every = list(DATA_SETS[name].counts) if name in DATA_SETS else ["train", "test"]
+    return [split for split in every if split != "validation" or options.get("valid_fraction") != 0]
+
+
+def ratio(name: str, options: Mapping[str, Any]) -> float:
+    """Return the percentage of bias-conflicting training images."""
+    return options.get("ratio", DATA_SETS[name].options["ratio"])
+
+
+def require_built(name: str, dir: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError if loading the data set would build it."""
+    entry = DATA_SETS.get(name)
+    if entry is None or entry.is_built is None or not dir:
+        return
+    root = pathlib.Path(dir).expanduser()
+    for split in splits(name, options):
+        if not entry.is_built(root, split, **{**entry.options, **options}):
+            raise InputError(f"{name} {split} is not built in {dir} with these options: run it without --check")
 
 
 def is_form(name: str) -> bool:
@@ -68,7 +109,7 @@ def is_form(name: str) -> bool:
     return bool(colon and rest) and form in {f.partition(":")[0] for f in FORMS}
 
 
-def is_present(name: str, dir: str) -> bool:
+def is_present(name: str, dir: str, options: Mapping[str, Any]) -> bool:
     """Return whether the data set cannot be fetched, or lies in the folder in some layout, be it damaged."""
     if name not in DATA_SETS or not dir:
         return True
@@ -77,7 +118,7 @@ def is_present(name: str, dir: str) -> bool:
         return False
     for layout in DATA_SETS[name].layouts:
         try:
-            if layout.open(name, root, "train", 0, **DATA_SETS[name].options) is not None:
+            if layout.open(name, root, "train", 0, **{**DATA_SETS[name].options, **options}) is not None:
                 return True
         except InputError:
             return True
@@ -110,7 +151,7 @@ def prepare(name: str, dir: str, console: Console) -> None:
         raise InputError(f"TFDS could not prepare {name} ({reason}); {by_hand}") from error
 
 
-def check(name: str, dir: str, console: Console) -> None:
+def check(name: str, dir: str, options: Mapping[str, Any], console: Console) -> None:
     """Print a table of what is there.
 
     Raises:
@@ -119,34 +160,39 @@ def check(name: str, dir: str, console: Console) -> None:
     entry = DATA_SETS.get(name)
     table = Table("split", "images", "classes", "images a class", "shape", "remark")
     places = []
-    for split in entry.counts if entry else ("train", "test"):
+    for split in splits(name, options):
         fixed = entry is not None and all(entry.image_shape)
         # images of all sizes can only be read as squares
-        source = load(name, split, dir, image_size=0 if fixed else 64)
+        source = load(name, split, dir, image_size=0 if fixed else 64, **options)
         for i in np.unique(np.linspace(0, len(source) - 1, DECODED).astype(int)):
             source[int(i)]
         counts = np.bincount(source.labels, minlength=len(source.class_names))
         shape = "x".join(map(str, source.image_shape)) if fixed else "varies"
         table.add_row(
             split,
-            str(len(source)),
+            str(len(source)) + conflicting(source),
             str(len(source.class_names)),
             f"{counts.min()} to {counts.max()}",
             shape,
-            remark(source, entry),
+            remark(source, entry, options),
         )
         places.append(source.place)
     console.print(f"{name}: read from {' and '.join(dict.fromkeys(places))}", soft_wrap=True, highlight=False)
     console.print(table)
 
 
-def remark(source: Source, entry: DataSet | None) -> str:
+def conflicting(source: Source) -> str:
+    """Return how many images of a biased set are bias-conflicting, in brackets."""
+    return "" if source.biases is None else f" ({np.sum(source.biases != source.labels)} conflicting)"
+
+
+def remark(source: Source, entry: DataSet | None, options: Mapping[str, Any]) -> str:
     """Return how the split differs from the official one, or "complete"; for a user's own data nothing."""
     if entry is None:
         return ""
     expected = entry.counts[source.split]
     differences = []
-    if len(source) != expected:
+    if len(source) != expected and not options:  # other options may make splits of other sizes
         differences.append(f"{len(source)} of {expected} images")
     if len(source.class_names) != entry.num_classes:
         differences.append(f"{len(source.class_names)} of {entry.num_classes} classes")

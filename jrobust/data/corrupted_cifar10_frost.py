@@ -17,7 +17,7 @@ from jrobust.errors import InputError
 
 USED = 5  # of the six photographs frost1.png .. frost6.jpg, the original code draws from the first five
 SHRUNK = 0.2
-# Mean colour and standard deviation of those five in grey levels, measured: computed ice hides about as much of an image
+# Mean colour and standard deviation of those five in grey levels, measured: computed ice hides as much of an image
 _PHOTOGRAPHS = (
     ((78, 149, 166), 19),
     ((201, 205, 214), 22),

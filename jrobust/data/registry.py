@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jrobust.data import archives, boxed, folders, npz, shipped, tfds_records
+from jrobust.data import archives, boxed, corrupted_cifar10, folders, npz, shipped, tfds_records
 from jrobust.data.source import Source
 from jrobust.errors import InputError, unknown
 
@@ -39,6 +39,7 @@ class DataSet:
       tfds: the name under which TFDS can prepare it; empty if it cannot.
       shipped: it comes with a dependency and needs no data folder.
       options: what else decides its content, with defaults, which also give the types; the openers take all of them.
+      is_built: for a set that loading builds, `(dir, split, **options)` -> whether it is there without that.
     """
 
     layouts: tuple[Layout, ...]
@@ -50,6 +51,7 @@ class DataSet:
     tfds: str = ""
     shipped: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    is_built: Callable[..., bool] | None = None
 
 
 def _npz(name: str) -> Layout:
@@ -103,6 +105,20 @@ DATA_SETS: dict[str, DataSet] = {
         ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
         "put it there as it is, or unpack it",
         "cifar10",
+    ),
+    "corrupted_cifar10": DataSet(
+        (
+            Layout("cifar10c/<ratio>pct/ of DFA", corrupted_cifar10.open_published),
+            Layout("CIFAR-10, to build corrupted_cifar10/ from it", corrupted_cifar10.open_corrupted_cifar10),
+        ),
+        {"train": 45_000, "validation": 5_000, "test": 10_000},
+        10,
+        (32, 32, 3),
+        ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
+        "put it there as it is, or unpack it: the corrupted set is built from it",
+        "cifar10",
+        options={"ratio": 0.5, "seed": 0, "valid_fraction": 0.1, "textures": ""},
+        is_built=corrupted_cifar10.is_built,
     ),
     "cifar100": DataSet(
         (_cifar(archives.CIFAR100), _tfds("cifar100")),
