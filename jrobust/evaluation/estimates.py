@@ -90,6 +90,24 @@ def mean(values: np.ndarray, *, highest: float = math.inf) -> Estimate:
     return Estimate(average, average - half, min(average + half, highest), values.size, "normal")
 
 
+def mean_of_groups(groups: Sequence[np.ndarray]) -> Estimate:
+    """Return the mean over groups of the share of true entries of each, bool[n_g], none of them empty.
+
+        m = (1 / G) sum_g p_g,   m +- 1.96 sqrt(sum_g p_g (1 - p_g) / (n_g - 1)) / G,   cut to [0, 1]
+
+    >>> e = mean_of_groups([np.array([True, True, False, False]), np.array([True, True])])
+    >>> e.value, e.count, round(e.value - e.low, 4)
+    (0.75, 6, 0.2829)
+    """
+    shares = [float(np.mean(group)) for group in groups]
+    value, count = math.fsum(shares) / len(groups), sum(len(group) for group in groups)
+    if min(len(group) for group in groups) < 2:
+        return Estimate(value, math.nan, math.nan, count, "normal")
+    variance = sum(p * (1 - p) / (len(group) - 1) for p, group in zip(shares, groups, strict=True))
+    half = Z95 * math.sqrt(variance) / len(groups)
+    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), count, "normal")
+
+
 BOX_COLUMNS = ("q1", "median", "q3", "whisker_low", "whisker_high", "mean", "variance", "outliers", "count")
 
 

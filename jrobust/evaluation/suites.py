@@ -15,13 +15,14 @@ import jax
 import numpy as np
 
 from jrobust.errors import InputError, unknown
-from jrobust.evaluation import accuracy, attribution, autoattack, localization, robustness, sanity, transfer
+from jrobust.evaluation import accuracy, attribution, autoattack, bias, localization, robustness, sanity, transfer
 from jrobust.evaluation.batches import Cropped
 from jrobust.evaluation.record import Record, config_hash
 from jrobust.evaluation.subject import Subject
 
 SUITES: dict[str, ModuleType] = {
     "accuracy": accuracy,
+    "bias": bias,
     "robustness": robustness,
     "autoattack": autoattack,
     "sanity": sanity,
@@ -30,8 +31,8 @@ SUITES: dict[str, ModuleType] = {
     "localization": localization,
 }
 
-# Suites that take other models, from which images are transferred.
-WITH_OTHERS = ("transfer", "sanity")
+# Suites that take other models: images are transferred from them, or they are shown beside the subject.
+WITH_OTHERS = ("transfer", "sanity", "bias")
 
 # Suites that save how far they are, and go on from there.
 RESUMABLE = ("autoattack",)
@@ -119,7 +120,7 @@ def run_suites(
       source: the images: `jrobust.data.registry.load(name, "test", dir)`, `jrobust.data.source.from_arrays(...)`.
       settings: config.evaluation: `batch_size`, `examples` (0 for all), and a section a suite, each field optional.
       workdir: the run's folder; None to write nothing.
-      against: other models, for the suites transfer and sanity.
+      against: other models, for the suites transfer, sanity and bias.
       seed: of random starts and of the order in which the attribution suite takes images.
       progress: whether to show a line with the time left, and the paths written.
       mesh: devices to spread batches over; batch sizes are rounded up to a multiple of its size.
@@ -129,9 +130,12 @@ def run_suites(
       InputError: an unknown suite or setting, or one that does not fit the images.
     """
     chosen = check(names, subject, source, settings, crop_size=crop_size)
-    source = Cropped(source, crop_size) if crop_size else source
-    if "transfer" in names or (against and "sanity" in names):
+    compared = [name for name in names if name in WITH_OTHERS]
+    if "transfer" in names or (against and compared):
         transfer.checked([subject, *against])
+    for model in against:
+        check(compared, model, source, settings, crop_size=crop_size)
+    source = Cropped(source, crop_size) if crop_size else source
     if mesh is not None:
         subject, *against = [_replicated(model, mesh) for model in (subject, *against)]
     records = []

@@ -151,6 +151,6 @@ def checked(subjects: list[Subject]) -> list[Subject]:
         if len(other.class_names) != len(subjects[0].class_names):
             raise InputError(
                 f"{other.name!r} has {len(other.class_names)} classes and {subjects[0].name!r} has"
-                f" {len(subjects[0].class_names)}: transfer needs models of the same data set"
+                f" {len(subjects[0].class_names)}: expected models of the same data set"
             )
     return subjects
