@@ -85,18 +85,20 @@ def grad_cam(arrays: dict[str, np.ndarray], class_names: list[str], path: pathli
     if not len(arrays.get("cam", ())):
         return False
     count, models = arrays["cam"].shape[:2]
-    with figure(path, 1.5 * (1 + models) + 0.2, 1.62 * count + 0.35) as canvas:
+    with figure(path, 1.5 * (1 + models) + 0.2, 1.62 * count + 0.5) as canvas:
         axes = canvas.subplots(count, 1 + models, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
+        for axis, name in zip(axes[0], ("input", *arrays["model"]), strict=True):
+            place = {"xycoords": axis.transAxes, "ha": "center", "va": "bottom", "textcoords": "offset points"}
+            axis.annotate(str(name), (0.5, 1), (0, 20), weight="bold", **place)
         for i, line in enumerate(axes):
             label = int(arrays["label"][i])
-            _image(line[0], arrays["image"][i], ("input\n" if i == 0 else "") + _class(class_names, label))
+            _image(line[0], arrays["image"][i], _class(class_names, label))
             for j, axis in enumerate(line[1:]):
                 prediction = int(arrays["prediction"][i, j])
-                name = f"{arrays['model'][j]}\n" if i == 0 else ""
                 color = COLORS[2] if prediction == label else COLORS[1]
-                _image(axis, arrays["image"][i], name + _class(class_names, prediction), color)
+                _image(axis, arrays["image"][i], _class(class_names, prediction), color)
                 axis.imshow(arrays["cam"][i, j], cmap="jet", vmin=0, vmax=1, alpha=0.5)
     return True
 
@@ -111,9 +113,10 @@ def _heat_map(
     words: tuple[str, str, str],
     cell: float,
 ) -> None:
-    """Draw percentages, NaN blank, with `texts` in the cells of small matrices; words: rows, columns, colours."""
+    """Draw percentages, NaN grey, with `texts` in the cells of small matrices; words: rows, columns, colours."""
     with figure(path, 2.7 + cell * len(columns), 1.9 + cell * len(rows)) as canvas:
         axis = canvas.subplots()
+        axis.set_facecolor("#d0d0d0")
         picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0)
         axis.set_yticks(range(len(rows)), rows)

@@ -81,7 +81,7 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
             "Bias",
             "bias_groups",
             lambda p: gallery.groups(bias, p),
-            "Accuracy of the groups of class (rows) and bias (columns), with the number of images. Empty: no images.",
+            "Accuracy of the groups of class (rows) and bias (columns), with the number of images. Grey: no images.",
         ),
         one(
             "Bias",
