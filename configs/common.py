@@ -75,13 +75,14 @@ def base() -> ml_collections.ConfigDict:
     config.train.parallelism = "jit"  # or "pmap": same step, same state, same numbers up to rounding
     config.train.log_every_steps = 50
     config.train.evaluate_every_epochs = 1.0
-    config.train.evaluate_examples = 1000  # of the test split, during training; 0 for all of it
+    config.train.evaluate_split = "test"  # on which accuracy is measured during training; or "validation"
+    config.train.evaluate_examples = 1000  # of that split; 0 for all of it
 
     config.checkpoint = ml_collections.ConfigDict()
     config.checkpoint.every_epochs = 1.0
     config.checkpoint.every_steps = 0  # if not 0, instead of every_epochs
     config.checkpoint.keep_latest = 2
-    config.checkpoint.keep_best = 1  # by accuracy during training
+    config.checkpoint.keep_best = 1  # by accuracy during training; chosen on the test split it is an oracle
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "sgd"  # or "adam"
@@ -98,6 +99,7 @@ def base() -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.after_training = ("accuracy",)
+    config.evaluation.step = "latest"  # the checkpoint that is evaluated and exported after training; or "best"
     config.evaluation.batch_size = 256
     config.evaluation.examples = 0  # 0 for the whole test split
     return config

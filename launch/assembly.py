@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import re
@@ -13,13 +14,17 @@ import ml_collections
 import numpy as np
 
 from jrobust import data, evaluation, methods
-from jrobust.errors import InputError
+from jrobust.errors import InputError, unknown
+from jrobust.methods.network import NetworkMethod
 from jrobust.models import zoo
 from jrobust.models.classifier import Classifier
 from jrobust.training import checkpoint, parallel
-from jrobust.training.method import Batch, Method, Variables
+from jrobust.training.method import Batch, Variables
 from jrobust.weights import load as weights
 from jrobust.weights import safetensors_file, stablehlo
+
+# The words of train.evaluate_split and of evaluation.step.
+SPLITS, STEPS = ("test", "validation"), ("latest", "best")
 
 
 class Parts(NamedTuple):
@@ -27,9 +32,10 @@ class Parts(NamedTuple):
 
     config: Any  # the config with what was measured filled in
     train: data.Source
+    held_out: data.Source  # the split of train.evaluate_split
     test: data.Source
     classifier: Classifier
-    method: Method
+    method: NetworkMethod
 
 
 def build(config: Any) -> Parts:
@@ -40,16 +46,56 @@ def build(config: Any) -> Parts:
     Raises:
       InputError: whatever of it cannot be had.
     """
-    section = config.data
-    options = section.get("options", {})  # runs of earlier versions have none
-    train = data.load(section.name, "train", section.dir, image_size=section.image_size, **options)
-    test = data.load(section.name, "test", section.dir, image_size=section.image_size, **options)
+    section, split = config.data, evaluate_split(config)
+    if (step := config.evaluation.get("step", "latest")) not in STEPS:
+        raise unknown("evaluation.step", step, STEPS)
+    # Runs of earlier versions have no options.
+    load = functools.partial(
+        _load, section.name, section.dir, section.image_size, tuple(sorted(section.get("options", {}).items()))
+    )
+    train, held_out, test = load("train"), load(split), load("test")
     if not (config.model.mean and config.model.std):
         config.model.mean, config.model.std = data.channel_statistics(train)
     if section.balance_to:
         train = data.balanced(train, section.balance_to, config.seed)
     classifier = network(config, train)
-    return Parts(config, train, test, classifier, methods.build(config.method, classifier))
+    method = methods.build(config.method, classifier, num_examples=len(train))
+    return Parts(config, train, held_out, test, classifier, method)
+
+
+@functools.lru_cache(maxsize=3)  # the runs of a study mostly read the same splits
+def _load(name: str, dir: str, image_size: int, options: tuple[tuple[str, Any], ...], split: str) -> data.Source:
+    return data.load(name, split, dir, image_size=image_size, **dict(options))
+
+
+def evaluate_split(config: Any) -> str:
+    """Return the split on which accuracy is measured during training, by which the best checkpoint is chosen.
+
+    Raises:
+      InputError: train.evaluate_split is none of the words it can be.
+    """
+    split = config.train.get("evaluate_split", "test")  # runs of earlier versions have none
+    if split not in SPLITS:
+        raise unknown("train.evaluate_split", split, SPLITS)
+    return split
+
+
+def choice(config: Any, step: int | str) -> str:
+    """Return how a checkpoint was chosen; "" where nothing was measured for it.
+
+    >>> choice(ml_collections.ConfigDict({"train": {"evaluate_split": "validation"}}), "best")
+    'the best checkpoint by accuracy on the validation split'
+    """
+    if step != "best":
+        return ""
+    split = evaluate_split(config)
+    seen = ": an oracle, for its choice has seen the test labels" if split == "test" else ""
+    return f"the best checkpoint by accuracy on the {split} split{seen}"
+
+
+def oracle(config: Any, step: int | str) -> str:
+    """Return what to warn of where a checkpoint was chosen by test images, "" where it was not."""
+    return choice(config, step) if evaluate_split(config) == "test" else ""
 
 
 def network(config: Any, source: data.Source) -> Classifier:
@@ -63,7 +109,7 @@ def network(config: Any, source: data.Source) -> Classifier:
 
 
 def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | None:
-    """Return what makes the first variables from model.weights; None to initialise at random.
+    """Return what makes the first variables, every network's from model.weights; None to initialise at random.
 
     `model.new_head=True` keeps a fresh linear layer, for classes other than the file's.
     """
@@ -76,18 +122,18 @@ def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | N
             f"model.weights is {path!r}, which is no file: expected a .safetensors or .npz, or '' for none"
         )
 
-    def initialize(key: jax.Array, batch: Batch) -> Variables:
-        fresh = parts.method.init(key, batch)
-        new_head = parts.config.model.get("new_head", False)
+    new_head = parts.config.model.get("new_head", False)
+
+    def load(fresh: Variables) -> Variables:
         return Variables(*weights.load(file, parts.classifier, fresh.params, fresh.state, replace_head=new_head))
 
-    return initialize
+    return lambda key, batch: parts.method.start_from(parts.method.init(key, batch), load)
 
 
 def subject(
-    parts: Parts, variables: Variables, name: str, step: int | None = None, dtype: str = "float32"
+    parts: Parts, deployed: Variables, name: str, step: int | None = None, dtype: str = "float32", note: str = ""
 ) -> evaluation.Subject:
-    """Return the model as the evaluation suites take it: the same variables, computed in `dtype`.
+    """Return the model as the evaluation suites take it: what the method deploys, computed in `dtype`.
 
     Evaluation is in float32 unless asked otherwise, whatever the network was trained in.
     """
@@ -99,45 +145,60 @@ def subject(
         name,
         parts.train.class_names,
         method.logits,
-        variables,
+        deployed,
         dtype=dtype,
         step=step,
         feature_map=classifier.logits_and_map if classifier.has_map else None,
+        note=note,
     )
 
 
-def export(parts: Parts, variables: Variables, step: int, output: pathlib.Path, **measured: float) -> dict[str, Any]:
-    """Write the weights with what one must know to use them; return their manifest. `measured` goes into it."""
+def export(
+    parts: Parts, deployed: Variables, step: int, output: pathlib.Path, *, chosen: str = "", **measured: float
+) -> dict[str, Any]:
+    """Write the weights with what one must know to use them; return their manifest.
+
+    Args:
+      parts: of the run.
+      deployed: the variables of the network.
+      step: where they are from.
+      output: the file.
+      chosen: how the step was chosen, if it was; see `choice`.
+      **measured: goes into the manifest.
+    """
     return safetensors_file.write(
         output,
         parts.classifier.with_axis(None),
-        variables.params,
-        variables.state,
+        deployed.params,
+        deployed.state,
         model=parts.config.model.to_dict(),
-        **_origin(parts, step, **measured),
+        **_origin(parts, step, chosen, **measured),
     )
 
 
-def export_program(parts: Parts, variables: Variables, step: int, output: pathlib.Path) -> dict[str, Any]:
+def export_program(
+    parts: Parts, deployed: Variables, step: int, output: pathlib.Path, *, chosen: str = ""
+) -> dict[str, Any]:
     """Write the method's logits, as they are evaluated, as one program with the weights inside; return what it says."""
-    model = subject(parts, variables, output.stem, step)
-    weights_inside = jax.tree.map(np.asarray, variables)
+    model = subject(parts, deployed, output.stem, step)
+    weights_inside = jax.tree.map(np.asarray, deployed)
     return stablehlo.write(
         output,
         lambda images: model.logits(weights_inside, images),
         parts.classifier.with_axis(None),
-        **_origin(parts, step),
+        **_origin(parts, step, chosen),
     )
 
 
-def _origin(parts: Parts, step: int, **measured: float) -> dict[str, Any]:
+def _origin(parts: Parts, step: int, chosen: str, **measured: float) -> dict[str, Any]:
     """Return where a model comes from, as the exported files say it."""
     method = parts.config.method
+    choices = {"chosen": chosen} if chosen else {}
     return {
         "class_names": parts.train.class_names,
         "data_set": parts.config.data.name,
         "threat_model": f"Linf {method.eps}" if "eps" in method else "",
-        "extra": {"method": method.to_dict(), "step": step, "seed": parts.config.seed} | measured,
+        "extra": {"method": method.to_dict(), "step": step, "seed": parts.config.seed} | choices | measured,
     }
 
 
@@ -173,7 +234,7 @@ def reopen(workdir: str | pathlib.Path, data_dir: str | None = None) -> tuple[Pa
 def restore(
     workdir: str | pathlib.Path, step: int | str = "latest", data_dir: str | None = None
 ) -> tuple[Parts, Variables, int]:
-    """Return the parts of a trained run, its variables and their step, as checkpointed.
+    """Return the parts of a trained run, what its method deploys, and the step of that, as checkpointed.
 
     Args:
       workdir: the run's folder.
@@ -182,7 +243,7 @@ def restore(
     """
     parts, shapes = reopen(workdir, data_dir)
     variables, found = checkpoint.restore_variables(workdir, step, shapes)
-    return parts, variables, found
+    return parts, parts.method.deployed(variables), found
 
 
 def run_name(config_argument: str, config: Any) -> str:

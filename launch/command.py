@@ -16,7 +16,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -61,15 +61,53 @@ def conclude(failures: list[str]) -> int:
     return 1 if failures else 0
 
 
-def config_argument() -> str:
-    """Return what was given for --config, the words behind the colon included."""
-    given = ""
-    for position, argument in enumerate(sys.argv):
+def config_argument(line: Sequence[str] | None = None) -> str:
+    """Return what is given for --config on a command line, this one's by default, words behind the colon included."""
+    line, given = sys.argv if line is None else line, ""
+    for position, argument in enumerate(line):
         if match := re.fullmatch(r"--?config=(.*)", argument):
             given = match[1]
-        elif argument in ("--config", "-config") and position + 1 < len(sys.argv):
-            given = sys.argv[position + 1]
+        elif argument in ("--config", "-config") and position + 1 < len(line):
+            given = line[position + 1]
     return given
+
+
+def split_overrides(line: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a command line without its --config.FIELD=VALUE, and these.
+
+    >>> split_overrides(["--config=c.py", "--config.seed", "3", "--noconfig.data.resident", "--workdir=RUN"])
+    (['--config=c.py', '--workdir=RUN'], ['--config.seed=3', '--noconfig.data.resident'])
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    expects_value = False
+    for word in line:
+        if re.match(r"--?(no)?config\.", word):
+            overrides.append(word)
+            expects_value = "=" not in word and not re.match(r"--?no", word)
+            continue
+        if expects_value and not word.startswith("-"):
+            overrides[-1] += f"={word}"
+        else:
+            rest.append(word)
+        expects_value = False
+    return rest, overrides
+
+
+def read_config(argument: str, overrides: Sequence[str] = ()) -> Any:
+    """Return the config, locked, that a command line with --config=ARGUMENT and these overrides names.
+
+    Raises:
+      InputError: as for the command line.
+    """
+    own, line = flags.FlagValues(), ["", f"--config={argument}", *overrides]
+    config_flags.DEFINE_config_file("config", None, "", lock_config=True, flag_values=own, sys_argv=line)
+    try:
+        own(line)
+    except (flags.Error, AttributeError, KeyError) as error:
+        raise _flag_error(error, own, line) from error
+    _check_config_file(own, line)
+    return own["config"].value
 
 
 def set_up() -> None:
@@ -120,40 +158,41 @@ def _parse(arguments: list[str]) -> list[str]:
     except SystemExit:
         sys.exit(0)  # --help, which absl counts as a failure
     except (flags.Error, AttributeError, KeyError) as error:
-        raise _flag_error(error) from error
+        raise _flag_error(error, FLAGS, sys.argv) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     if "config" in FLAGS and FLAGS["config"].value is not None:
-        _check_config_file()
+        _check_config_file(FLAGS, sys.argv)
     return rest
 
 
-def _check_config_file() -> None:
+def _check_config_file(values: flags.FlagValues, line: Sequence[str]) -> None:
     """Raise the error for a config file that could not be read; the flag itself would raise it on first use."""
+    config: Any = values["config"].value
     try:
-        FLAGS.config.keys()
+        config.keys()
     except OSError as error:
-        name = config_argument().partition(":")[0]
+        name = config_argument(line).partition(":")[0]
         names = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("[!_]*_*.py"))
         raise unknown("config file", name, names) from error
 
 
-def _flag_error(error: Exception) -> InputError:
-    """Return the error in our words for one of absl's and ml_collections'."""
+def _flag_error(error: Exception, values: flags.FlagValues, line: Sequence[str]) -> InputError:
+    """Return the error in our words for one of absl's and ml_collections' on a command line."""
     text = str(error.args[0] if error.args else error).strip()
     if "Error whilst parsing config file" in text:  # with the traceback in the text
         last = text.splitlines()[-1]
         kind, _, message = last.partition(": ")
         if kind.endswith("InputError"):
             return InputError(message)
-        return InputError(f"{config_argument()} could not be read: {last}")
+        return InputError(f"{config_argument(line)} could not be read: {last}")
     if "must have a value other than None" in text:
         name = text.partition("--")[2].partition("=")[0]
         return InputError(
             f"--{name} is missing: expected --{name}={'configs/FILE.py' if name == 'config' else 'VALUE'}"
         )
     if isinstance(error, AttributeError | KeyError):
-        return _unknown_key(error, text)
+        return _unknown_key(error, text, values, line)
     for theirs, ours in (
         (r"invalid literal for int\(\).*", "expected a whole number"),
         (r"could not convert string to float.*", "expected a number"),
@@ -164,14 +203,14 @@ def _flag_error(error: Exception) -> InputError:
     return InputError(" ".join(text.split()))
 
 
-def _unknown_key(error: Exception, text: str) -> InputError:
+def _unknown_key(error: Exception, text: str, values: flags.FlagValues, line: Sequence[str]) -> InputError:
     """Return the error for a key that the config has not, naming the nearest one of its section."""
-    for argument in sys.argv:
+    for argument in line:
         match = re.match(r"--?(?:no)?config\.([\w.\[\]]+)", argument)
         if match is None:
             continue
         # Read once more: the flag has no value when one of its overrides is wrong.
-        section: Any = FLAGS["config"].parser.parse(config_argument())
+        section: Any = values["config"].parser.parse(config_argument(line))
         path = match[1].split(".")
         for depth, key in enumerate(path):
             if not hasattr(section, "keys"):
@@ -180,7 +219,7 @@ def _unknown_key(error: Exception, text: str) -> InputError:
                 above = ".".join([*path[:depth], ""])
                 return unknown("config key", above + key, [above + name for name in section])
             section = section[key]
-    return InputError(f"{config_argument()} raised {type(error).__name__}: {' '.join(text.split())}")
+    return InputError(f"{config_argument(line)} raised {type(error).__name__}: {' '.join(text.split())}")
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

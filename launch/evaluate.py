@@ -86,10 +86,12 @@ def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[asse
     if weights_file:
         if not pathlib.Path(weights_file).is_file():
             raise InputError(f"{weights_file} is no file: expected --weights=FILE.safetensors, see launch/export.py")
-        variables, found = Variables(*weights.load(weights_file, parts.classifier, shapes.params, shapes.state)), None
-    else:
-        variables, found = checkpoint.restore_variables(workdir, step, shapes)
-    return parts, assembly.subject(parts, variables, workdir.resolve().name, found, DTYPE.value)
+        deployed = jax.eval_shape(parts.method.deployed, shapes)
+        network = Variables(*weights.load(weights_file, parts.classifier, deployed.params, deployed.state))
+        return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value)
+    variables, found = checkpoint.restore_variables(workdir, step, shapes)
+    network, note = parts.method.deployed(variables), assembly.oracle(parts.config, step)
+    return parts, assembly.subject(parts, network, workdir.resolve().name, found, DTYPE.value, note)
 
 
 def distinct(subjects: list[Subject], folders: list[pathlib.Path]) -> list[Subject]:

@@ -9,7 +9,7 @@ says what images the model takes, its classes, and what it was trained on and ag
 --format=stablehlo: one program with the weights inside, which answers logits and input gradients wherever JAX is,
 without this library; FILE.json says how.
 
---step is latest, best (by test accuracy during training) or the number of a saved step.
+--step is latest, best (by accuracy during training; on the test split that is an oracle) or the number of a saved step.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def main() -> None:
             f"--output is {OUTPUT.value!r}: expected a name that ends in {ending} for --format={FORMAT.value}"
         )
     print(f"exporting step {STEP.value} of {WORKDIR.value} as {FORMAT.value}", flush=True)
-    parts, variables, step = assembly.restore(WORKDIR.value, STEP.value, DATA_DIR.value)
-    params, batch_stats = variables
+    parts, deployed, step = assembly.restore(WORKDIR.value, STEP.value, DATA_DIR.value)
+    chosen = assembly.choice(parts.config, STEP.value)
     classifier = parts.classifier.with_axis(None)
     if FORMAT.value == "torch":
-        layout = torch_layouts.write(output, classifier, params, batch_stats)
+        layout = torch_layouts.write(output, classifier, *deployed)
         written, kind = [output], f"PyTorch names ({layout.name} layout)"
     else:
         write = assembly.export_program if FORMAT.value == "stablehlo" else assembly.export
-        manifest = write(parts, variables, step, output)
+        manifest = write(parts, deployed, step, output, chosen=chosen)
         written = [output, output.with_name(output.name + ".json")]
         kind = f"SHA-256 {manifest['sha256'][:16]}"
-    print(f"{zoo.describe(classifier).splitlines()[0]}; step {step}; {kind}")
+    print(f"{zoo.describe(classifier).splitlines()[0]}; step {step}{f', {chosen}' if chosen else ''}; {kind}")
     print("wrote " + "\n      ".join(str(path) for path in written))
 
 

@@ -33,6 +33,7 @@ class Subject:
         Grad-CAM; None where there is none. Hashable, as `logits`.
       dtype: the compute dtype of the network's body, for the record.
       step: the training step the variables come from, for the record; None if unknown.
+      note: what every record of it is to warn of, such as a choice by test images; "" for nothing.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Subject:
     dtype: str = "float32"
     step: int | None = None
     feature_map: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    note: str = ""
 
     def __post_init__(self):
         try:

@@ -159,6 +159,7 @@ def run_suites(
             **({"workdir": workdir} if name in RESUMABLE else {}),
         )
         record.config_hash = config_hash(workdir)
+        record.warnings[:0] = [subject.note] if subject.note else []
         if workdir is not None:
             paths = record.write(pathlib.Path(workdir) / "evaluation")
             if name in RESUMABLE:

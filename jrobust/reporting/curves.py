@@ -10,7 +10,7 @@ from jrobust.reporting.figures import COLORS, figure
 from jrobust.reporting.run_files import Row, number
 
 PANELS = 12
-FIRST = ("loss", "test_accuracy", "train_accuracy", "cross_entropy")
+FIRST = ("loss", "test_accuracy", "validation_accuracy", "train_accuracy", "cross_entropy")
 LAST = ("gradient_norm", "update_norm", "parameter_norm", "learning_rate")
 NORM_AXES = {"linf": r"$L_\infty$ radius", "l2": r"$L_2$ radius"}
 SERIES = {

@@ -25,7 +25,7 @@ from jrobust.training.state import TrainState
 
 FORMAT = 1
 PARTS = ("params", "state", "opt_state")
-BEST = "test_accuracy"  # the metric by which the best checkpoint is kept
+BEST = ("test_accuracy", "validation_accuracy")  # by which the best checkpoint is kept; a run measures one of them
 
 
 class DamagedError(Exception):
@@ -47,7 +47,7 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep_latest: how many of the newest are kept, at least 1.
-      keep_best: how many of the best by `test_accuracy` are kept besides.
+      keep_best: how many of the best by the accuracy during training are kept besides; see `score`.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, keep_latest: int = 2, keep_best: int = 1):
@@ -60,11 +60,7 @@ class Checkpoints:
         kept: list[Any] = [policies.LatestN(keep_latest)]
         if keep_best:
             # Without metrics a checkpoint is not among the best; by default Orbax would keep it for ever.
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[BEST], n=keep_best, keep_checkpoints_without_metrics=False
-                )
-            )
+            kept.append(policies.BestN(get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False))
         self._orbax = orbax.training.Checkpointer(
             self.directory,
             preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -108,7 +104,7 @@ class Checkpoints:
             step,
             items,
             force=True,  # else a save is dropped without a word when Orbax finds it too soon
-            metrics=dict(metrics) if metrics and BEST in metrics else None,
+            metrics=dict(metrics) if metrics and score(metrics) is not None else None,
             custom_metadata=record | {"digest": manifest.digest(record)},
         )
 
@@ -155,6 +151,15 @@ class Checkpoints:
         return target
 
 
+def score(metrics: Mapping[str, float]) -> float | None:
+    """Return the accuracy on held-out images by which checkpoints are compared, None if it was not measured.
+
+    >>> score({"epoch": 2.0, "validation_accuracy": 0.75})
+    0.75
+    """
+    return next((metrics[name] for name in BEST if name in metrics), None)
+
+
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run that are saved, ascending; a save that was cut off does not count."""
     directory = _directory(workdir)
@@ -170,7 +175,7 @@ def restore_variables(
 
     Args:
       workdir: the run's folder.
-      step: a saved step, "latest", or "best" by test accuracy during training.
+      step: a saved step, "latest", or "best" by the accuracy during training.
       abstract: shapes and types (`jax.eval_shape` of the method's `init`) that the variables must have; the result has
         its structure. Without it the result is nested dicts.
 
@@ -212,12 +217,12 @@ def _candidates(directory: pathlib.Path, steps: Sequence[int], step: int | str) 
         scores = {}
         for saved in steps:
             try:
-                scores[saved] = _read_record(directory / str(saved))["metrics"].get(BEST)
+                scores[saved] = score(_read_record(directory / str(saved))["metrics"])
             except DamagedError as error:
                 warnings.warn(f"{error}; it cannot be the best", stacklevel=3)
         scored = [saved for saved in scores if scores[saved] is not None]
         if not scored:
-            raise InputError(f"no checkpoint in {directory} has a test accuracy: ask for step=latest")
+            raise InputError(f"no checkpoint in {directory} has an accuracy: ask for step=latest")
         return sorted(scored, key=lambda saved: (scores[saved], saved), reverse=True)
     if isinstance(step, str) and step.isdecimal():
         step = int(step)

@@ -18,7 +18,7 @@ from jrobust.errors import InputError
 from jrobust.training import durations, optimizers, parallel, run_folder
 from jrobust.training import state as train_states
 from jrobust.training.accuracy import HostBatch, make_accuracy
-from jrobust.training.checkpoint import BEST, Checkpoints
+from jrobust.training.checkpoint import Checkpoints
 from jrobust.training.clock import Clock
 from jrobust.training.logging import DivergedError, RunLog, Window, shortest
 from jrobust.training.method import Batch, Method, Variables
@@ -98,7 +98,8 @@ def train(
       workdir: the run's folder; made if it does not exist.
       batches: of the training set, each of `train.batch_size`.
       prepare: see `make_train_step`.
-      test_batches: makes one pass over the held-out images, for the accuracy during training; None to measure nothing.
+      test_batches: makes one pass over the held-out images, those of `train.evaluate_split`, for the accuracy during
+        training; None to measure nothing.
       mesh: one-dimensional, named `data`; all devices by default.
       initialize: makes the first variables, `method.init` by default. Not called on resuming.
       progress: makes what shows the progress.
@@ -146,6 +147,7 @@ class _Run:
         self.log_every = durations.period(config.train, "log_every", steps_per_epoch=per_epoch)
         self.save_every = durations.period(config.checkpoint, "every", steps_per_epoch=per_epoch)
         self.accuracy = make_accuracy(method.logits, mesh)
+        self.split = config.train.get("evaluate_split", "test")  # that of the batches to measure on
         self.step = self.saved = self.resumed_from = 0
         self.metrics: dict[str, float] = {}
         self.window = Window()
@@ -246,10 +248,11 @@ class _Run:
         if test_batches is not None and durations.due(self.step, self.evaluate_every, self.total):
             jax.block_until_ready(self.state)  # or the pause would take in the steps under way
             with clock.paused():
-                measured = {BEST: shortest(self.accuracy(self.method.deployed(self.state.variables), test_batches()))}
+                accuracy = self.accuracy(self.method.deployed(self.state.variables), test_batches())
+                measured = {f"{self.split}_accuracy": shortest(accuracy)}
             self.metrics = measured
             log.metrics(self.step, self._position() | measured)
-            show.line(f"step {self.step}/{self.total}: test accuracy {measured[BEST]:.2%}")
+            show.line(f"step {self.step}/{self.total}: {self.split} accuracy {accuracy:.2%}")
         if durations.due(self.step, self.save_every, self.total):
             self._save(log, clock, measured)
 

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,20 +66,28 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     if not file.exists():
         return
     try:
-        saved = flat(json.loads(file.read_text(encoding="utf-8")))
+        saved = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file} is not JSON: choose another --workdir") from error
-    asked = flat(json.loads(json.dumps(config)))
-    differing = [
-        f"{key} is {saved.get(key, 'not set')!r} there and {asked.get(key, 'not set')!r} here"
-        for key in sorted(saved.keys() | asked.keys())
-        if saved.get(key) != asked.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE)
-    ]
-    if differing:
+    if differing := differences(saved, config):
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise InputError(
             f"{workdir} holds a run with another config: {'; '.join(differing[:3])}{more}; choose another --workdir"
         )
+
+
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], free: Sequence[str] = FREE) -> list[str]:
+    """Return in words what differs between a config read from its file and another one, but for keys that are free.
+
+    >>> differences({"train": {"steps": 3}, "seed": 0}, {"train": {"steps": 4}, "seed": 1})
+    ['seed is 0 there and 1 here']
+    """
+    there, here = flat(saved), flat(json.loads(json.dumps(asked)))
+    return [
+        f"{key} is {there.get(key, 'not set')!r} there and {here.get(key, 'not set')!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

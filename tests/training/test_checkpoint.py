@@ -32,7 +32,7 @@ def abstract(state, devices=1):
 def save(workdir, steps, scores=None, **options):
     saved = checkpoint.Checkpoints(workdir, **options)
     for step in steps:
-        metrics = {checkpoint.BEST: scores[step]} if scores and step in scores else None
+        metrics = {checkpoint.BEST[0]: scores[step]} if scores and step in scores else None
         saved.save(make_state(step), {"position": step}, metrics, {"window": [[step, {"loss": 0.1}]]})
     saved.close()
 
@@ -62,7 +62,7 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path):
     restored = restore(tmp_path)
     assert toy.same(restored.train_state, make_state(3))
     assert restored.train_state.state["key"].dtype == jax.random.key(0).dtype
-    assert restored[1:] == ({"position": 3}, {checkpoint.BEST: 0.5}, {"window": [[3, {"loss": 0.1}]]})
+    assert restored[1:] == ({"position": 3}, {checkpoint.BEST[0]: 0.5}, {"window": [[3, {"loss": 0.1}]]})
 
 
 def test_nothing_saved_is_no_error(tmp_path):

@@ -1,0 +1,227 @@
+"""One run from its config to its report: what launch/run.py does once and launch/study.py many times."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import assembly
+import jax
+import stages
+from rich.console import Console
+
+from jrobust import data, evaluation
+from jrobust.errors import InputError
+from jrobust.evaluation import sanity, suites
+from jrobust.evaluation.record import Record, config_hash
+from jrobust.reporting import page, run_files, tables
+from jrobust.training import checkpoint, durations, loop, parallel, run_folder
+from jrobust.training.method import Batch, Variables
+from jrobust.training.progress import Progress, duration
+from jrobust.training.state import count_parameters
+
+EXPORTED = "export/model.safetensors"
+FINISHED = "finished.json"  # written last: whose config and which step the results in the folder are of
+# What may differ between a finished run and one that need not be done again.
+WITHOUT_EFFECT = ("data.dir", "data.resident", "train.parallelism", "checkpoint")
+MEASURED = ("model.mean", "model.std")  # () asks for those of the training set
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+      failures: a line for each check of suite sanity that failed.
+      signal: the signal that stopped it before the end, or None.
+    """
+
+    failures: list[str]
+    signal: int | None = None
+
+
+def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progress] = Progress) -> Outcome:
+    """Train a model as a config says, or go on where it was interrupted; then evaluate, report and export it.
+
+    A config with a section `jtt` is trained in two stages; see `stages`. Where nothing is left to do, nothing is done
+    again, but the report and the exported file are written anew.
+
+    Raises:
+      InputError: whatever of it cannot be done.
+    """
+    start = time.perf_counter()
+    parts = assembly.build(config)
+    run_folder.check_config(workdir, config.to_dict())
+    mesh = parallel.make_mesh()
+    check_evaluation(parts)
+    initialize = assembly.first_variables(parts)
+    stage = stages.first(parts)
+    if stage is not None:
+        errors = stages.read(stage, parts, workdir)
+        if errors is None:
+            print("stage 1 of 2: identification", flush=True)
+            found = train(stage, workdir / stages.FOLDER, mesh, assembly.first_variables(stage), progress)
+            if found.signal is not None:
+                return stopped(found)
+            errors = stages.write(stage, parts, found, workdir, mesh)
+        print(f"{errors.text()}\nstage 2 of 2", flush=True)
+        parts, initialize = stages.second(stage, parts, errors, workdir, initialize)
+    summary = train(parts, workdir, mesh, initialize, progress)
+    if summary.signal is not None:
+        return stopped(summary)
+    deployed, step, metrics = chosen(parts, summary, workdir)
+    records = evaluate(parts, deployed, step, workdir, mesh)
+    note = assembly.choice(config, config.evaluation.get("step", "latest"))
+    assembly.export(parts, deployed, step, workdir / EXPORTED, chosen=note, **metrics)
+    page.write(workdir)
+    show(summary, records, workdir, time.perf_counter() - start)
+    failures = sanity.failures(records)
+    run_folder.write_json(workdir / FINISHED, {"config_hash": config_hash(workdir), "step": step, "failures": failures})
+    return Outcome(failures)
+
+
+def finished(config: Any, workdir: pathlib.Path) -> Outcome | None:
+    """Return what became of a run of this very config if it went to its end, None if there is something left to do."""
+    try:
+        ended = json.loads((workdir / FINISHED).read_text(encoding="utf-8"))
+        saved = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+        failures, of = list(ended["failures"]), ended["config_hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    measured = () if config.model.mean and config.model.std else MEASURED
+    same = not run_folder.differences(saved, config.to_dict(), free=(*WITHOUT_EFFECT, *measured))
+    return Outcome(failures) if same and of == config_hash(workdir) else None
+
+
+def check_evaluation(parts: assembly.Parts) -> None:
+    """Raise now what would stop the evaluation after the training: an unknown suite, a setting that cannot be."""
+    settings, subject = parts.config.evaluation.to_dict(), assembly.subject(parts, Variables({}, {}), "model")
+    crop_size = parts.config.data.augment.crop_size
+    suites.check(settings["after_training"], subject, parts.test, settings, crop_size=crop_size)
+
+
+def train(
+    parts: assembly.Parts,
+    workdir: pathlib.Path,
+    mesh: jax.sharding.Mesh,
+    initialize: Callable[[jax.Array, Batch], Variables] | None,
+    progress: Callable[..., Progress],
+) -> loop.Summary:
+    """Train the method of `parts` on its training set, or go on where that was interrupted."""
+    config = parts.config
+
+    def held_out_batches() -> Iterable[Any]:
+        limit, crop = config.train.evaluate_examples or None, config.data.augment.crop_size
+        return data.evaluation_batches(parts.held_out, config.evaluation.batch_size, limit, crop_size=crop)
+
+    held_out_batches()  # a wrong setting is an error now
+    batches = data.TrainBatches(parts.train, config.train.batch_size, config.seed, resident=config.data.resident)
+    announce(parts, batches.steps_per_epoch, mesh, workdir)
+    summary = loop.train(
+        parts.method,
+        config,
+        workdir,
+        batches=batches,
+        prepare=data.make_prepare(config.data.augment),
+        test_batches=held_out_batches,
+        mesh=mesh,
+        initialize=initialize,
+        progress=progress,
+    )
+    batches.close()
+    return summary
+
+
+def announce(parts: assembly.Parts, steps_per_epoch: int, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> None:
+    """Say what is about to be done."""
+    config = parts.config
+    shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
+    steps = durations.total_steps(config.train, steps_per_epoch=steps_per_epoch, batch_size=config.train.batch_size)
+    size = "x".join(map(str, parts.classifier.input_shape))
+    devices, split = f"{mesh.size} x {mesh.devices.flat[0].device_kind}", assembly.evaluate_split(config)
+    on_top = "".join(f" with {name}" for name in ("FSR", "BiasAdv") if config.method.get(name.lower()))
+    print(
+        f"method   {config.method.name}{on_top}\n"
+        f"model    {config.model.name}, {count_parameters(shapes.params):,} parameters, {config.model.dtype}\n"
+        f"data     {config.data.name}: {len(parts.train):,} training and {len(parts.test):,} test images {size},"
+        f" {len(parts.train.class_names)} classes\n"
+        f"steps    {steps:,} of {config.train.batch_size} images ({steps / steps_per_epoch:.4g} epochs of"
+        f" {steps_per_epoch:,})\n"
+        f"best     checkpoint by accuracy on the {split} split{', an oracle' if split == 'test' else ''}\n"
+        f"devices  {devices}, {config.train.parallelism}\n"
+        f"folder   {workdir}",
+        flush=True,
+    )
+
+
+def stopped(summary: loop.Summary) -> Outcome:
+    """Say where a signal stopped the training."""
+    print(f"stopped and saved at step {summary.step} of {summary.total_steps}; the same command goes on from there")
+    return Outcome([], summary.signal)
+
+
+def chosen(
+    parts: assembly.Parts, summary: loop.Summary, workdir: pathlib.Path
+) -> tuple[Variables, int, dict[str, float]]:
+    """Return what is evaluated and exported, as `evaluation.step` says: the network, its step, what was measured."""
+    if parts.config.evaluation.get("step", "latest") == "latest":
+        return parts.method.deployed(summary.train_state.variables), summary.step, summary.metrics
+    shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
+    variables, step = checkpoint.restore_variables(workdir, "best", shapes)
+    return parts.method.deployed(variables), step, {}
+
+
+def evaluate(
+    parts: assembly.Parts, deployed: Variables, step: int, workdir: pathlib.Path, mesh: jax.sharding.Mesh
+) -> list[Record]:
+    """Run the suites of config.evaluation.after_training; a record of this very model that is there already is kept."""
+    config = parts.config
+    records = {name: previous(workdir, name, step) for name in config.evaluation.after_training}
+    note = assembly.oracle(config, config.evaluation.get("step", "latest"))
+    subject = assembly.subject(parts, deployed, workdir.name, step, note=note)
+    missing = [name for name in records if records[name] is None]
+    if missing:
+        measured = evaluation.run_suites(
+            missing,
+            subject,
+            parts.test,
+            config.evaluation.to_dict(),
+            workdir,
+            seed=config.seed,
+            mesh=mesh if mesh.size > 1 else None,
+            crop_size=config.data.augment.crop_size,
+        )
+        records |= {record.suite: record for record in measured}
+    return [record for record in records.values() if record is not None]
+
+
+def previous(workdir: pathlib.Path, suite: str, step: int) -> Record | None:
+    """Return the record of a suite on this very model, or None."""
+    try:
+        record = Record.read(workdir / "evaluation" / f"{suite}.json")
+    except InputError:
+        return None
+    return record if record.step == step and record.config_hash == config_hash(workdir) else None
+
+
+def show(summary: loop.Summary, records: list[Record], workdir: pathlib.Path, seconds: float) -> None:
+    """Print the numbers and where everything is."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    written = run_files.read(workdir).records
+    fresh = {record.suite: written[record.suite] for record in records}
+    console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, tables.summary(fresh)))
+    for extra in tables.extras(fresh):
+        console.print(tables.rich_table(extra.title, extra.columns, extra.rows))
+        console.print(extra.note, highlight=False, markup=False)
+    for record in records:
+        for text in record.warnings:
+            print(f"warning: {record.suite}: {text}", file=sys.stderr)
+    trained = summary.step - summary.resumed_from
+    print(f"{trained:,} steps in {duration(summary.seconds)}, everything in {duration(seconds)}")
+    names = ("checkpoints", "metrics.jsonl", "evaluation", EXPORTED, stages.RECORD, "report/index.html")
+    print("wrote " + "\n      ".join(str(workdir / name) for name in names if (workdir / name).exists()))
