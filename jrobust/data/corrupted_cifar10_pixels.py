@@ -213,7 +213,7 @@ def _drops(liquid: np.ndarray) -> np.ndarray:
     """Return how water lights up, float64[H, W] in [0, 1]: the liquid times an emboss of the distance to its edges."""
     import cv2
 
-    grey = np.clip(liquid * 255, 0, 255).astype(np.uint8)
+    grey = np.clip(liquid * 255, 0, 255).astype(np.uint8)  # values above 1, of severity 3, wrap around in CIFAR-10-C
     distance = cv2.distanceTransform(255 - cv2.Canny(grey, 50, 150), cv2.DIST_L2, 5)
     distance = cv2.equalizeHist(cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8))
     emboss = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)
