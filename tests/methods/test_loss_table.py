@@ -10,27 +10,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jrobust.methods.loss_table import LossTable, relative_difficulty
 from jrobust.training import parallel
+from tests.methods.algorithms import RunningLosses
 
 N, K, ALPHA = 48, 5, 0.7
-
-
-class Reference:
-    """The released code's bookkeeping as the specification words it, one image at a time."""
-
-    def __init__(self, classes):
-        self.classes = classes  # of all training images
-        self.losses = np.zeros((2, len(classes)))  # of theta and of phi
-        self.visited = np.zeros(len(classes), bool)
-
-    def step(self, rows, losses):
-        for i, loss in zip(rows, losses.T, strict=True):
-            self.losses[:, i] = ALPHA * self.losses[:, i] + (1 - ALPHA) * loss if self.visited[i] else loss
-            self.visited[i] = True
-        theta, phi = (
-            [table[i] / table[self.visited & (self.classes == self.classes[i])].max() for i in rows]
-            for table in self.losses
-        )
-        return np.array([b / (b + d + 1e-8) for d, b in zip(theta, phi, strict=True)])
 
 
 def epochs(count, batch, seed=0):
@@ -83,8 +65,8 @@ def test_a_loss_of_zero_is_a_visit():
 def test_five_epochs_are_the_references(batch):
     table, reference = LossTable.empty(N), None
     for classes, rows, losses in epochs(5, batch):
-        reference = reference or Reference(classes)
-        expected = reference.step(rows, losses)
+        reference = reference or RunningLosses(classes, ALPHA)
+        expected = reference.weights(rows, losses)
         index, labels, debiased, biased = padded(classes, rows, losses, batch)
         table = update(table, index, labels, debiased, biased, ALPHA)
         weights = difficulty(table, index, labels, K)
