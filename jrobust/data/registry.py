@@ -1,208 +1,34 @@
-"""The data sets by name: in which layouts each is looked for, what is expected of it and how to get it."""
+"""Data sets by name: found in the data folder in the first layout that is there."""
 
 from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from jrobust.data import archives, boxed, corrupted_cifar10, folders, npz, shipped, tfds_records
+from jrobust.data import folders, npz, tfds_records
+from jrobust.data.catalogue import DATA_SETS, DataSet
 from jrobust.data.source import Source
 from jrobust.errors import InputError, unknown
 
+__all__ = ["DATA_SETS", "FORMS", "SPLITS", "DataSet", "load"]
+
 SPLITS = ("train", "validation", "test")
-
-# (name, dir, split, image_size, **options) -> the source, or None if the data are not there in this layout
-Opener = Callable[..., Source | None]
-
-
-class Layout(NamedTuple):
-    """One form in which a data set may lie in the data folder."""
-
-    where: str  # below the data folder, as it is told to the user
-    open: Opener
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What is known of a data set: layouts in the order in which they are tried, sizes, and where it comes from.
-
-    Attributes:
-      layouts: tried in order; the first that is there is read.
-      counts: the official number of images of each split.
-      num_classes: the official number of classes.
-      image_shape: of an image; a size of 0 varies.
-      fetch: addresses of the authors' files.
-      unpack: what to do with them.
-      tfds: the name under which TFDS can prepare it; empty if it cannot.
-      shipped: it comes with a dependency and needs no data folder.
-      options: what else decides its content, with defaults, which also give the types; the openers take all of them.
-      is_built: for a set that loading builds, `(dir, split, **options)` -> whether it is there without that.
-    """
-
-    layouts: tuple[Layout, ...]
-    counts: Mapping[str, int]
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    fetch: tuple[str, ...] = ()
-    unpack: str = ""
-    tfds: str = ""
-    shipped: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    is_built: Callable[..., bool] | None = None
-
-
-def _npz(name: str) -> Layout:
-    def open_layout(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-        path = dir / f"{name}.npz"
-        return npz.open_npz(name, path, split, image_size) if path.is_file() else None
-
-    return Layout(f"{name}.npz", open_layout)
-
-
-def _tfds(tfds_name: str, class_names: tuple[str, ...] = ()) -> Layout:
-    def open_layout(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-        return tfds_records.open_prepared(name, tfds_name, dir, split, image_size, class_names)
-
-    return Layout(f"{tfds_name}/ of TFDS", open_layout)
-
-
-def _cifar(layout: archives.Cifar) -> Layout:
-    def open_layout(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-        return archives.cifar(name, layout, dir, split, image_size)
-
-    return Layout(f"{layout.folder}/ or {layout.archive}", open_layout)
-
-
-def _gtsrb_folder(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-    root = dir / "gtsrb"
-    return folders.image_folder(name, root, split, image_size) if (root / "train").is_dir() else None
-
-
-DATA_SETS: dict[str, DataSet] = {
-    "digits": DataSet(
-        (Layout("nothing", lambda name, dir, split, image_size: shipped.digits(split, image_size)),),
-        {"train": 1437, "test": 360},
-        10,
-        (8, 8, 1),
-        shipped=True,
-    ),
-    "colored_digits": DataSet(
-        (Layout("nothing", lambda name, dir, *rest, **options: shipped.colored_digits(*rest, **options)),),
-        {"train": 1293, "validation": 144, "test": 360},
-        10,
-        (8, 8, 3),
-        shipped=True,
-        options={"ratio": 2.0, "seed": 0, "valid_fraction": 0.1, "jitter": 0.05},
-    ),
-    "cifar10": DataSet(
-        (_cifar(archives.CIFAR10), _tfds("cifar10", archives.CIFAR10_NAMES)),
-        {"train": 50_000, "test": 10_000},
-        10,
-        (32, 32, 3),
-        ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
-        "put it there as it is, or unpack it",
-        "cifar10",
-    ),
-    "corrupted_cifar10": DataSet(
-        (
-            Layout("cifar10c/<ratio>pct/ of DFA", corrupted_cifar10.open_published),
-            Layout("CIFAR-10, to build corrupted_cifar10/ from it", corrupted_cifar10.open_corrupted_cifar10),
-        ),
-        {"train": 45_000, "validation": 5_000, "test": 10_000},
-        10,
-        (32, 32, 3),
-        ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
-        "put it there as it is, or unpack it: the corrupted set is built from it",
-        "cifar10",
-        options={"ratio": 0.5, "seed": 0, "valid_fraction": 0.1, "textures": ""},
-        is_built=corrupted_cifar10.is_built,
-    ),
-    "cifar100": DataSet(
-        (_cifar(archives.CIFAR100), _tfds("cifar100")),
-        {"train": 50_000, "test": 10_000},
-        100,
-        (32, 32, 3),
-        ("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",),
-        "put it there as it is, or unpack it",
-        "cifar100",
-    ),
-    "svhn": DataSet(
-        (Layout("{train,test}_32x32.mat", archives.svhn), _npz("svhn"), _tfds("svhn_cropped")),
-        {"train": 73_257, "test": 26_032},
-        10,
-        (32, 32, 3),
-        (
-            "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
-            "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
-        ),
-        "put both there as they are",
-        "svhn_cropped",
-    ),
-    "gtsrb": DataSet(
-        (
-            Layout("gtsrb/{train,test}/<class>/", _gtsrb_folder),
-            Layout(
-                "GTSRB/Final_{Training,Test}/Images/", lambda n, d, *rest: folders.gtsrb_official(n, d / "GTSRB", *rest)
-            ),
-            _npz("gtsrb"),
-        ),
-        {"train": 39_209, "test": 12_630},
-        43,
-        (0, 0, 3),
-        (
-            "GTSRB_Final_Training_Images.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip from "
-            "https://benchmark.ini.rub.de/gtsrb_dataset.html",
-        ),
-        "unpack all three there, so that GTSRB/ and GT-final_test.csv lie in it; "
-        "other re-splits (such as 34,799 / 4,410 / 12,630) go into gtsrb.npz",
-    ),
-    "flower17": DataSet(
-        (
-            Layout(
-                "flower17/ with {train,test}/<class>/, <class>/ or jpg/",
-                lambda n, d, *rest: folders.flower17(n, d / "flower17", *rest),
-            ),
-            _npz("flower17"),
-        ),
-        {"train": 1224, "test": 136},
-        17,
-        (0, 0, 3),
-        ("https://www.robots.ox.ac.uk/~vgg/data/flowers/17/17flowers.tgz",),
-        "unpack it into flower17/, so that flower17/jpg/image_0001.jpg is there",
-    ),
-    "cub200": DataSet(
-        (Layout("CUB_200_2011/", lambda n, d, *rest: boxed.cub200(n, d / "CUB_200_2011", *rest)),),
-        {"train": 5994, "test": 5794},
-        200,
-        (0, 0, 3),
-        ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
-        "unpack it there, so that CUB_200_2011/images.txt is there",
-    ),
-    "tiny_imagenet": DataSet(
-        (Layout("tiny-imagenet-200/", lambda n, d, *rest: boxed.tiny_imagenet(n, d / "tiny-imagenet-200", *rest)),),
-        {"train": 100_000, "test": 10_000},
-        200,
-        (64, 64, 3),
-        ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
-        "unpack it there, so that tiny-imagenet-200/wnids.txt is there",
-    ),
-}
-
 _KINDS = {float: "a number", int: "a whole number", str: "text", bool: "True or False"}
 FORMS = ("image_folder:PATH", "npz:PATH", "tfds:NAME")
 
 
-def load(name: str, split: str, dir: str | pathlib.Path = "", *, image_size: int | None = 0, **options: Any) -> Source:
+def load(
+    name: str, split: str, /, dir: str | pathlib.Path = "", *, image_size: int | None = 0, **options: Any
+) -> Source:
     """Return a split of a data set as a source of uint8 images.
 
     Args:
       name: one of `DATA_SETS`; `image_folder:PATH` or `npz:PATH`, below `dir` or absolute; or `tfds:NAME`, prepared in
         `dir`. The name of a folder in `dir` that holds <split>/<class>/<image> is an image folder.
       split: "train", "validation" (where there is one) or "test"; after `tfds:` anything that TFDS takes.
-      dir: the data folder, the same for all data sets. "digits" needs none.
+      dir: the data folder, the same for all data sets. "digits" and "colored_digits" need none.
       image_size: side of the square that images are resized to on reading, bilinear, the aspect ignored; boxes follow.
         0 or None keeps the size.
       **options: settings of the data set, such as `ratio`, the percentage of bias-conflicting training images; those
