@@ -140,7 +140,7 @@ def subject(
     config = parts.config.copy_and_resolve_references().unlock()
     config.model.dtype = dtype
     classifier = network(config, parts.train)
-    method = methods.build(config.method, classifier)
+    method = methods.build(config.method, classifier, num_examples=len(parts.train))
     return evaluation.Subject(
         name,
         parts.train.class_names,

@@ -15,12 +15,14 @@ check of suite sanity failed: the model's robustness is not to be believed.
 from __future__ import annotations
 
 import pathlib
+import sys
 
 # isort: off
 import command  # first: it makes the rest importable
 
 # isort: on
 import assembly
+import grid
 import session
 from absl import flags
 
@@ -30,6 +32,9 @@ WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; by default runs
 def main() -> int:
     """Run the command; return its status."""
     config = command.FLAGS.config
+    if section := config.get("study"):
+        _, overrides = command.split_overrides(sys.argv[1:])
+        return grid.start(command.config_argument(), overrides, section.to_dict(), WORKDIR.value)
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs", assembly.run_name(command.config_argument(), config)))
     outcome = session.run_one(config, workdir)
     return command.conclude(outcome.failures) if outcome.signal is None else 128 + outcome.signal

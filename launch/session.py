@@ -55,12 +55,9 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
       InputError: whatever of it cannot be done.
     """
     start = time.perf_counter()
-    parts = assembly.build(config)
-    run_folder.check_config(workdir, config.to_dict())
+    parts, stage = check(config, workdir)
     mesh = parallel.make_mesh()
-    check_evaluation(parts)
     initialize = assembly.first_variables(parts)
-    stage = stages.first(parts)
     if stage is not None:
         errors = stages.read(stage, parts, workdir)
         if errors is None:
@@ -98,11 +95,19 @@ def finished(config: Any, workdir: pathlib.Path) -> Outcome | None:
     return Outcome(failures) if same and of == config_hash(workdir) else None
 
 
-def check_evaluation(parts: assembly.Parts) -> None:
-    """Raise now what would stop the evaluation after the training: an unknown suite, a setting that cannot be."""
+def check(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, assembly.Parts | None]:
+    """Return the parts of a run, and those of a first stage if it has one.
+
+    Raises:
+      InputError: what would stop the run: parts that cannot be had, the folder of another run, or what would stop the
+        evaluation after the training, an unknown suite or a setting that cannot be.
+    """
+    parts = assembly.build(config)
+    run_folder.check_config(workdir, config.to_dict())
     settings, subject = parts.config.evaluation.to_dict(), assembly.subject(parts, Variables({}, {}), "model")
     crop_size = parts.config.data.augment.crop_size
     suites.check(settings["after_training"], subject, parts.test, settings, crop_size=crop_size)
+    return parts, stages.first(parts)
 
 
 def train(

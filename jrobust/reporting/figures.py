@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import pathlib
 from collections.abc import Iterator
@@ -45,3 +46,11 @@ def figure(path: pathlib.Path, width: float, height: float) -> Iterator[Any]:
         yield canvas
         path.parent.mkdir(parents=True, exist_ok=True)
         canvas.savefig(path, format="png")
+
+
+def embedded(path: pathlib.Path) -> dict[str, Any]:
+    """Return a PNG as a page holds it: its name, its bytes as text, and its width there."""
+    png = path.read_bytes()
+    # The width in CSS pixels that gives text its size in points; the width of a PNG is in bytes 16 to 19.
+    width = int.from_bytes(png[16:20], "big") * 96 // STYLE["savefig.dpi"]
+    return {"name": path.stem, "data": base64.b64encode(png).decode(), "width": width}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import pathlib
@@ -13,7 +12,7 @@ from typing import Any
 import jinja2
 
 from jrobust.reporting import boxplots, curves, gallery, tables
-from jrobust.reporting.figures import STYLE
+from jrobust.reporting.figures import embedded
 from jrobust.reporting.run_files import Row, Run, number, read
 
 Draw = Callable[[pathlib.Path], bool]
@@ -68,11 +67,7 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
         path = folder / f"{name}.png"
         if not draw(path):
             return None
-        png = path.read_bytes()
-        # The width in CSS pixels that gives text its size in points; the width of a PNG is in bytes 16 to 19.
-        width = int.from_bytes(png[16:20], "big") * 96 // STYLE["savefig.dpi"]
-        data = base64.b64encode(png).decode()
-        return {"section": section, "name": name, "caption": caption, "data": data, "width": width}
+        return {"section": section, "caption": caption} | embedded(path)
 
     return [
         one("Training", "training", lambda p: curves.training(run.metrics, p), "Training, from metrics.jsonl."),

@@ -34,7 +34,7 @@ class Progress:
             self._task = self._bar.add_task("", total=total, completed=step)
             self._bar.start()
 
-    def advance(self, step: int) -> None:
+    def advance(self, step: float) -> None:
         """Move the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
