@@ -51,14 +51,14 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
-def arguments(text: str | None, ratios: tuple[float, ...], *, method: str = "erm") -> dict[str, Any]:
-    """Return the words behind the colon; the first of `ratios` is the default.
+def arguments(text: str | None, ratios: tuple[float, ...], *, preset: str = "linf_pixel_fixed") -> dict[str, Any]:
+    """Return the words behind the colon; the first of `ratios` is the default, and `preset` that of the attack.
 
     Raises:
       InputError: an unknown word or value, or a word that changes an attack that is not there.
     """
-    defaults = {name: words[0] for name, words in CHANGES.items()}
-    args = common.arguments(text, method=method, biasadv=False, ratio=f"{ratios[0]:g}", **defaults, runlocal=False)
+    defaults = {name: words[0] for name, words in CHANGES.items()} | {"preset": preset}
+    args = common.arguments(text, method="erm", biasadv=False, ratio=f"{ratios[0]:g}", **defaults, runlocal=False)
     for name, words in {"method": COLUMNS, **CHANGES}.items():
         if args[name] not in words:
             raise unknown(name, args[name], words)
