@@ -94,13 +94,13 @@ def _next(stream: io.BytesIO, place: str) -> Any:
 
 
 def _bounded(value: Any) -> Any:
-    """Return a value; raise if it contains itself, is nested too deeply or, with what is shared counted twice, too large."""
+    """Return a value; raise if it contains itself, is nested too deeply, or is too large once shared parts are copied."""
     measured: dict[int, tuple[int, int]] = {}  # depth and size; (0, 0) while it is being measured
     todo: list[tuple[Any, bool]] = [(value, False)]
     while todo:
-        node, inside_known = todo.pop()
+        node, parts_known = todo.pop()
         parts = _parts(node)
-        if inside_known:
+        if parts_known:
             below = [measured.get(id(part), (0, 1)) for part in parts]
             depth = 1 + max((d for d, _ in below), default=0)
             size = 1 + sum(s for _, s in below)
