@@ -15,6 +15,10 @@ class Toy:
     forward: object
     mean: float = 0.0
     std: float = 1.0
+    num_classes: int = 2
+    axis_name: str | None = None
+
+    module = property(lambda self: self)
 
     @property
     def sigma(self):
@@ -86,7 +90,9 @@ class BatchNormed:
         hidden = ((images - 0.5) / self.sigma).reshape(len(images), -1) @ params["fc"]["kernel"]
         stats = batch_stats["bn"]
         if train:
-            now = {"mean": hidden.mean(0), "var": hidden.var(0)}
+            moments = hidden.mean(0), (hidden**2).mean(0)
+            mean, square = moments if self.axis_name is None else jax.lax.pmean(moments, self.axis_name)
+            now = {"mean": mean, "var": square - mean**2}
             batch_stats = {"bn": {name: 0.9 * stats[name] + 0.1 * now[name] for name in stats}}
             stats = now
         norm = params["bn"]
