@@ -41,5 +41,4 @@ def grad_cam(logits_and_map: LogitsAndMap, classes: jax.Array, size: tuple[int, 
 
 def _unit_range(maps: jax.Array) -> jax.Array:
     low, high = jnp.min(maps, (1, 2), keepdims=True), jnp.max(maps, (1, 2), keepdims=True)
-    spread = high - low
-    return jnp.where(spread > 0, (maps - low) / jnp.where(spread > 0, spread, 1), 0)
+    return (maps - low) / jnp.where(high > low, high - low, 1)

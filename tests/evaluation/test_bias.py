@@ -169,9 +169,17 @@ def test_gallery_of_conflicting_images(stamped, unbalanced, cam_class):
 
 
 def test_crops_and_devices_change_nothing_else(stamped, unbalanced, dimming):
+    shapes = []
+
+    def logits(weights, images, *, beta=None):
+        shapes.append(images.shape)
+        return stamped_logits(weights, images)
+
+    subject = dataclasses.replace(stamped, logits=logits)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    settings = {"batch_size": 5, "bias": {"corruptions": ("cutout",), "gallery": 3}}
-    (record,) = run_suites(["bias"], stamped, unbalanced, settings, mesh=mesh, progress=False, crop_size=4)
+    settings = {"batch_size": 3, "bias": {"corruptions": ("cutout",), "gallery": 3}}
+    (record,) = run_suites(["bias"], subject, unbalanced, settings, mesh=mesh, progress=False, crop_size=4)
+    assert set(shapes) == {(4, 4, 4, 3)}  # corrupted images are cropped too, batches fill the devices
     cropped = batches.Cropped(unbalanced, 4)
     plain = bias.run(stamped, cropped, bias.Settings(corruptions=("cutout",), gallery=3), batch_size=4, progress=False)
     assert record.metrics == plain.metrics and record.arrays["cam"].shape == (3, 1, 4, 4)
