@@ -17,6 +17,7 @@ from jrobust.data import (
     load,
     make_prepare,
     output_shape,
+    repeated,
 )
 from jrobust.errors import InputError
 
@@ -174,6 +175,45 @@ def test_prepare_leaves_out_what_does_not_follow_the_transforms(arrays):
         assert set(batch) == {"image", "label", "bias", "conflicting", "index"}
         assert batch["bias"].tolist() == [1, 0] and batch["label"].tolist() == [2, 0]
         assert batch["conflicting"].tolist() == [True, False]
+
+
+def test_copies_of_an_image_are_gathered_from_one_and_augmented_apart(arrays):
+    rows = np.array([4, 4, 22, 0, 4, 7])
+    source = repeated(from_arrays(*arrays, biases=np.zeros(23, int)), rows)
+    key, indices = jax.random.key(2), np.array([4, 2, 0, 1, 5, 3], np.int32)
+    prepare = jax.jit(make_prepare(AUGMENTED))
+    batch = prepare({"index": indices}, source.resident(), key)
+    assert batch["index"].tolist() == indices.tolist()
+    assert batch["label"].tolist() == arrays[1][rows[indices]].tolist()
+    assert batch["conflicting"].tolist() == (arrays[1][rows[indices]] != 0).tolist()
+    assert (np.asarray(batch["image"][0]) != np.asarray(batch["image"][2])).any()  # both are image 4
+    streamed = prepare({"index": indices, **source.examples(indices)}, {}, key)
+    for name in batch:
+        np.testing.assert_array_equal(batch[name], streamed[name])
+    plain = jax.jit(make_prepare(None))({"index": indices}, source.resident(), key)["image"]
+    np.testing.assert_allclose(plain, arrays[0][rows[indices]] / 255, rtol=2e-7)
+
+
+def test_a_stream_over_a_repeated_source_counts_its_own_positions(arrays):
+    source = repeated(from_arrays(*arrays), np.repeat(np.arange(4), 5))
+    for resident in (True, False):
+        batches = TrainBatches(source, 5, 0, resident=resident)
+        assert batches.steps_per_epoch == 4 and batches.get_state()["examples"] == 20
+        epoch = take(batches, 4)
+        assert sorted(np.concatenate([batch["index"] for batch in epoch])) == list(range(20))
+        if resident:
+            assert batches.resident["image"].shape == (23, 8, 8, 3) and len(batches.resident["row"]) == 20
+        else:
+            np.testing.assert_array_equal(epoch[0]["image"], arrays[0][epoch[0]["index"] // 5])
+        batches.close()
+
+
+def test_evaluation_tells_what_conflicts(arrays):
+    images, labels = arrays
+    batch = next(evaluation_batches(from_arrays(images, labels, biases=labels[::-1].copy()), 25))
+    assert batch["conflicting"].dtype == bool and batch["bias"].dtype == np.int32
+    assert batch["conflicting"][:23].tolist() == (labels != labels[::-1]).tolist()
+    assert "conflicting" not in next(evaluation_batches(from_arrays(images, labels), 25))
 
 
 def test_prepare_gives_the_same_when_the_batch_is_spread_over_devices(source):
