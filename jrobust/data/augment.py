@@ -135,7 +135,7 @@ def crop(image: jax.Array, place: jax.Array, padding: int, size: int) -> jax.Arr
 
 
 def random_window(key: jax.Array, height: int, width: int) -> jax.Array:
-    """Return top, left, height, width of a random window of [height, width], int32[4], as torchvision's RandomResizedCrop.
+    """Return top, left, height, width of a random window of an image, int32[4], as torchvision's RandomResizedCrop.
 
     Its area is U(0.08, 1) of the image's and the logarithm of width / height is U(log 3/4, log 4/3); the first of ten
     draws that fits is taken and put down uniformly. If none fits it is the largest central window whose aspect is the

@@ -14,7 +14,8 @@ import numpy as np
 
 from jrobust.data import bar_lists, biases
 from jrobust.data.folders import FileSource, image_files_below
-from jrobust.data.source import Source, notice
+from jrobust.data.source import Source
+from jrobust.data.terminal import notice
 from jrobust.errors import InputError, unknown
 
 ACTIONS = ("climbing", "diving", "fishing", "racing", "throwing", "pole vaulting")

@@ -20,7 +20,8 @@ from jrobust.data import corrupted_cifar10_files as files
 from jrobust.data.corrupted_cifar10_frost import Frost, computed, photographs
 from jrobust.data.corrupted_cifar10_pixels import CORRUPTIONS, SIDE, corrupt_stack
 from jrobust.data.dfa_folders import open_folders, ratio_folder
-from jrobust.data.source import THREADS, Arrays, Source, from_arrays, progress
+from jrobust.data.source import THREADS, Arrays, Source, from_arrays
+from jrobust.data.terminal import progress
 from jrobust.errors import InputError
 
 VERSION = 1  # of the construction; other pixels or other choices need another one

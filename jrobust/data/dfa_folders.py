@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jrobust.data.folders import FileSource, image_files_below
-from jrobust.data.source import Source, notice
+from jrobust.data.source import Source
+from jrobust.data.terminal import notice
 from jrobust.errors import InputError
 
 

@@ -6,19 +6,18 @@ import abc
 import concurrent.futures
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jrobust.data import images as image_files
+from jrobust.data.terminal import progress
 from jrobust.errors import InputError
 
 Arrays = dict[str, np.ndarray]
 
 THREADS = min(16, 2 * (os.cpu_count() or 1))  # PIL and array_record release the interpreter lock
-LONG = 2000  # images from which on reading a whole split is announced
 _CHUNK = 64
 
 
@@ -280,25 +279,3 @@ def _field(name: str, value: Any, shape: tuple[int, ...], place: str) -> np.ndar
     if array.shape != shape:
         raise InputError(f"{name} of {place} have shape {array.shape}: expected {shape} for {shape[0]} images")
     return array
-
-
-def notice(text: str) -> None:
-    """Print one line about data that can be used but are not what was expected."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Any]:
-    """Yield `advance(n)`: a bar with the time left on a terminal, else one line; nothing for a few images."""
-    if total < LONG:
-        yield lambda n: None
-    elif not sys.stderr.isatty():
-        print(f"{what}: {total} images", file=sys.stderr, flush=True)
-        yield lambda n: None
-    else:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda n: bar.advance(task, n)
