@@ -233,13 +233,10 @@ DATA_SETS: dict[str, DataSet] = {
         {"train": 1700, "test": 576},
         2,
         (0, 0, 3),
-        (
-            "https://nlp.stanford.edu/data/gqa/images.zip (elsewhere, then run "
-            "dataset/subpopulation_shift_cat_dog_indoor_outdoor.py of https://github.com/Weixin-Liang/MetaShift with "
-            "NUM_MINORITY_IMG = 10, 50 or 100 for a ratio of 1, 6 or 12)",
-        ),
-        f"lay what it writes there as {metashift.FOLDER}-<ratio>pct/, with imageID_to_group.pkl, train/ and "
-        "val_out_of_domain/ in it",
+        ("https://nlp.stanford.edu/data/gqa/images.zip",),
+        "run dataset/subpopulation_shift_cat_dog_indoor_outdoor.py of https://github.com/Weixin-Liang/MetaShift on its "
+        "images, with NUM_MINORITY_IMG = 10, 50 or 100 for a ratio of 1, 6 or 12; lay what it writes there as "
+        f"{metashift.FOLDER}-<ratio>pct/, with train/, val_out_of_domain/ and imageID_to_group.pkl in it",
         options={"ratio": 12.0, "fit": "squeeze"},
     ),
 }
