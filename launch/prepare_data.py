@@ -63,6 +63,12 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.datasets:
         if name not in DATA_SETS and not is_form(name):
             raise unknown("data set", name, (*DATA_SETS, *FORMS))
+        takes = DATA_SETS[name].options if name in DATA_SETS else {}
+        for option in given:
+            if option not in takes:
+                raise InputError(
+                    f"{name} takes no --{option}: leave it out" + (f"; it takes {', '.join(takes)}" if takes else "")
+                )
         if options.export and name != "corrupted_cifar10":
             raise InputError(f"--export writes corrupted_cifar10, and {name} is another data set: leave it out")
     console = Console()
@@ -158,7 +164,8 @@ def check(name: str, dir: str, options: Mapping[str, Any], console: Console) -> 
       InputError: a split is missing, or something in it is damaged.
     """
     entry = DATA_SETS.get(name)
-    table = Table("split", "images", "classes", "images a class", "shape", "remark")
+    biased = entry is not None and "ratio" in entry.options
+    table = Table("split", "images", *(["conflicts"] if biased else []), "classes", "images a class", "shape", "remark")
     places = []
     for split in splits(name, options):
         fixed = entry is not None and all(entry.image_shape)
@@ -170,7 +177,8 @@ def check(name: str, dir: str, options: Mapping[str, Any], console: Console) -> 
         shape = "x".join(map(str, source.image_shape)) if fixed else "varies"
         table.add_row(
             split,
-            str(len(source)) + conflicting(source),
+            str(len(source)),
+            *([str(np.sum(source.biases != source.labels))] if biased else []),
             str(len(source.class_names)),
             f"{counts.min()} to {counts.max()}",
             shape,
@@ -179,11 +187,6 @@ def check(name: str, dir: str, options: Mapping[str, Any], console: Console) -> 
         places.append(source.place)
     console.print(f"{name}: read from {' and '.join(dict.fromkeys(places))}", soft_wrap=True, highlight=False)
     console.print(table)
-
-
-def conflicting(source: Source) -> str:
-    """Return how many images of a biased set are bias-conflicting, in brackets."""
-    return "" if source.biases is None else f" ({np.sum(source.biases != source.labels)} conflicting)"
 
 
 def remark(source: Source, entry: DataSet | None, options: Mapping[str, Any]) -> str:

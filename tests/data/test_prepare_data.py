@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from jrobust.data import load
 from jrobust.errors import InputError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "launch" / "prepare_data.py"
@@ -92,3 +93,24 @@ def test_tfds_prepares_where_tensorflow_is_installed(prepare_data, layouts, monk
     prepare_data.main(["cifar10", f"--dir={layouts.root}"])
     out = capsys.readouterr().out
     assert "preparing cifar10 through TFDS" in out and "20 of 50000 images" in out
+
+
+def test_corrupted_cifar10_is_built_by_name_and_options(prepare_data, layouts, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    layouts.cifar10(per_file=40)
+    arguments = ["corrupted_cifar10", f"--dir={layouts.root}", "--ratio=10", "--seed=3"]
+    with pytest.raises(InputError, match=r"not built in .* run it without --check"):
+        prepare_data.main([*arguments, "--check"])
+    assert not (layouts.root / "corrupted_cifar10").exists()
+    prepare_data.main([*arguments, f"--export={layouts.root / 'png'}"])
+    assert (layouts.root / "corrupted_cifar10" / "10pct-seed3.npz").is_file()
+    assert {path.name for path in (layouts.root / "png").iterdir()} == {"10pct", "test"}
+    assert len(list((layouts.root / "png").rglob("*.png"))) == 240
+    prepare_data.main([*arguments, "--check"])
+    test = next(line for line in capsys.readouterr().out.splitlines() if "test" in line and "40" in line)
+    biases, labels = (getattr(load("corrupted_cifar10", "test", layouts.root, seed=3), f) for f in ("biases", "labels"))
+    assert f" {sum(biases != labels)} " in test
+    with pytest.raises(InputError, match="cub200 takes no --ratio"):
+        prepare_data.main(["cub200", f"--dir={layouts.root}", "--ratio=10"])
+    with pytest.raises(InputError, match="--export writes corrupted_cifar10"):
+        prepare_data.main(["cifar10", f"--dir={layouts.root}", "--export=x"])
