@@ -32,9 +32,10 @@ IMPORTERS = {
     "jinja2": {"reporting"},
     "torch": set(),
     "tensorflow": set(),
+    "cv2": {"data"},
 }
 # Imported where they are used, so that training from arrays works without them.
-LAZY = {"grain", "tensorflow_datasets", "tensorboardX", "matplotlib"}
+LAZY = {"grain", "tensorflow_datasets", "tensorboardX", "matplotlib", "cv2"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
