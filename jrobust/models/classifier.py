@@ -160,8 +160,7 @@ class Classifier:
 def _init(classifier: Classifier, key: jax.Array) -> tuple[Any, Any]:
     images = jnp.zeros((1, *classifier.input_shape), jnp.float32)
     mode: dict[str, Any] = {"mask_mode": "mean"} if getattr(classifier.module, "fsr", None) else {}
-    z = classifier.normalize(classifier._resize(images))
-    variables = classifier.module.init(key, z, **mode, mutable=["params", "batch_stats"])  # no perturbations
+    variables = classifier.module.init(key, classifier.normalize(classifier._resize(images)), **mode)
     # Flax starts running statistics in float32 even where a float64 body will turn them into float64.
     dtype = jnp.promote_types(jnp.float32, classifier.module.dtype)
     return variables["params"], jax.tree.map(lambda leaf: leaf.astype(dtype), variables.get("batch_stats", {}))
