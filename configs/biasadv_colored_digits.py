@@ -5,8 +5,8 @@
 trains ERM, LfF and LfF + BiasAdv with three seeds each and ends with one table. In training a digit's colour tells its
 class; on the test set the colours are drawn at random. The words behind the colon are those of configs/biasadv.py:
 method=erm|jtt|lff, `biasadv`, ratio=2|1|5|10, preset=, ablation=; with `method=` or `biasadv` one row is trained, once.
-`runlocal` is a few steps for tests. The network is always the small CNN. The preset of the attack is linf_norm, in pixels
-here, for images are not normalised: steps of eps / 5. Five of 2/255 would change no colour.
+`runlocal` is a few steps for tests. The network is always the small CNN. The preset of the attack is linf_norm, in
+pixels here, for images are not normalised: five steps of eps / 5. Five of 2/255 would change no colour.
 
 No published numbers: this is a demonstration that runs on a laptop. Results: not measured yet.
 
@@ -24,7 +24,7 @@ TABLE = {
     "lambda": (0.5, 0.5, 0.5),
     "eps": (0.5, 0.5, 0.5),
     "steps": (5, 5, 5),
-    "beta": (1, 1, 1),
+    "beta": (0.25, 0.25, 0.25),
     "copies": (None, 20, None),
     "batch_size": 64,
     "learning_rate": 5e-3,
