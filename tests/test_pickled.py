@@ -168,6 +168,7 @@ def shared() -> list:
         (b"]" * 300 + b"a" * 299 + b".", "nested deeper than 200"),
         (b")" + b"\x85" * 300 + b".", "nested deeper than 200"),
         (b")" + b"2\x86" * 60 + b"}(" + b"NN" + b"u0.", "more than 5000000 items"),
+        (b"})" + b"\x85" * 200_000 + b"Ns.", "nested deeper than 200"),  # hashing it would overflow the stack
         (pickle.dumps(shared()), "more than 5000000 items"),
     ],
 )

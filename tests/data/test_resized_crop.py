@@ -51,6 +51,8 @@ def windows(height, width, count=4000):
 def test_windows_have_the_areas_aspects_and_places_of_torchvision():
     top, left, height, width = windows(200, 200)
     assert min(top.min(), left.min()) == 0 and (top + height).max() == (left + width).max() == 200
+    assert (top + height)[height < 150].max() == (left + width)[width < 150].max() == 200
+    assert ((height == 200) & (width == 200)).mean() < 0.01  # what is taken where none of ten draws fits
     aspect, area = width / height, width * height / 200**2
     assert 0.73 < aspect.min() < 0.77 and 1.3 < aspect.max() < 1.37
     assert 0.075 < area.min() < 0.085 and area.max() > 0.97
