@@ -87,8 +87,3 @@ def test_an_interrupted_run_is_the_same_run(whole, tmp_path):
     assert toy.same(train(tmp_path), whole)
     variables, _ = checkpoint.restore_variables(tmp_path)
     np.testing.assert_array_equal(variables.state["losses"]["value"]["biased"], whole.state["losses"].value.biased)
-
-
-def test_devices_may_change_on_the_way(whole, tmp_path):
-    assert train(tmp_path, "pmap", 8, interrupt_at=5).step == 6
-    assert toy.same(train(tmp_path, "jit", 8).state["losses"], whole.state["losses"])

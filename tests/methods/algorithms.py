@@ -38,10 +38,10 @@ class Algorithm:
     `attack` holds S, the step a, eps, lambda and beta; Linf in pixels.
     """
 
-    def __init__(self, network, base, variables, classes, attack, *, rate, q=0.7, gce="lff", weight="ema_classmax"):
+    def __init__(self, network, base, variables, classes, attack, *, rate, q=0.7, gce="lff"):
         self.network, self.base, self.attack, self.rate = network, base, attack, rate
         self.theta, self.phi, self.auxiliary = variables
-        self.q, self.gce, self.weight = q, gce, weight
+        self.q, self.gce = q, gce
         self.running = RunningLosses(classes)
 
     def step(self, rows, images, labels):
@@ -50,8 +50,7 @@ class Algorithm:
         losses = self._losses(self.theta[0], self.theta[1], *self.phi, images, labels)
         clean, adv_weights = np.ones(len(rows)), np.ones(len(rows))
         if self.base == "lff":
-            theta, phi = losses
-            clean = self.running.weights(rows, losses) if self.weight == "ema_classmax" else phi / (phi + theta)
+            clean = self.running.weights(rows, losses)
             adv_weights = 1 - clean
         if self.base != "jtt":  # phi is frozen there
             self.phi = self._update_phi(*self.phi, images, labels)
