@@ -27,7 +27,7 @@ def config_file(tmp_path_factory):
                 config.model.update({"weights": "", "mean": (0.0,), "std": (1.0,)})
                 config.method = {"name": "standard"}
                 if args["method"] == "jtt":
-                    config.jtt = {"epochs": 0.3, "copies": 3, "count": "total", "error_set": "eval_pass"}
+                    config.jtt = {"epochs": 0.4, "copies": 3, "count": "total", "error_set": "eval_pass"}
                 config.train.update({"batch_size": 128, "steps": 4, "log_every_steps": 2, "evaluate_examples": 64})
                 config.train.evaluate_every_epochs = 0.0
                 config.checkpoint.every_steps = 2

@@ -9,6 +9,7 @@ import sys
 
 import command
 import grid
+import ml_collections
 import pytest
 import session
 
@@ -65,6 +66,22 @@ def test_the_fifteen_points_of_a_sweep_share_their_centre(plan):
     own = configs["tiny-seed1"]
     swept = configs["tiny-optimizer.momentum=.99-seed2"]
     assert own.seed == 1 and swept.seed == 2 and swept.optimizer.momentum == 0.99 and swept.train.steps == 4
+
+
+def test_a_radius_is_the_same_however_it_is_written():
+    config = ml_collections.ConfigDict({"method": {"eps": "0.5", "name": "standard"}})
+    for text, same in ((".5", True), ("127.5/255", True), ("0.25", False), ("half", False)):
+        changed = ml_collections.ConfigDict({"method": {"eps": text, "name": "standard"}})
+        assert grid._is_own(config, changed, "method.eps") == same
+    assert grid._is_own(config, config, "method.name")
+
+
+def test_the_time_left_is_that_of_the_runs_that_are_left(plan):
+    study, _ = plan()
+    study.results["tiny-seed0"] = {"accuracy": 0.5}
+    line = grid._line(study, "tiny-seed0", "run 1 of 4", [10.0, 20.0], 3)
+    assert line == "run 1 of 4: tiny-seed0: accuracy 50.00; 45.0 s left"
+    assert grid._line(study, "tiny-seed1", "run 4 of 4", [10.0], 0) == "run 4 of 4: tiny-seed1: diverged"
 
 
 def test_rows_words_and_overrides_make_the_config_that_the_command_for_one_run_would_read(plan, read):
