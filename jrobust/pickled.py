@@ -94,7 +94,7 @@ def _next(stream: io.BytesIO, place: str) -> Any:
 
 
 def _bounded(value: Any) -> Any:
-    """Return a value; raise if it contains itself, is nested too deeply, or is too large once shared parts are copied."""
+    """Return a value; raise if it contains itself, is nested too deeply or, its shared parts copied, too large."""
     measured: dict[int, tuple[int, int]] = {}  # depth and size; (0, 0) while it is being measured
     todo: list[tuple[Any, bool]] = [(value, False)]
     while todo:
