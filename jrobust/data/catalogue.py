@@ -116,7 +116,7 @@ DATA_SETS: dict[str, DataSet] = {
         10,
         (8, 8, 3),
         shipped=True,
-        options={"ratio": 2.0, "seed": 0, "valid_fraction": 0.1, "jitter": 0.05},
+        options={"ratio": 2.0, "seed": 0, "valid_fraction": 0.1, "tint": 0.1, "jitter": 0.01},
     ),
     "cifar10": DataSet(
         (_cifar(archives.CIFAR10), _tfds("cifar10", archives.CIFAR10_NAMES)),

@@ -9,7 +9,7 @@ from jrobust.data.source import Source, from_arrays
 from jrobust.errors import InputError
 
 TEST_EVERY = 5
-# Far apart also when they are dimmed: no two have nearly the same ratio of red, green and blue.
+# Any two differ by at least a half in some channel.
 COLORS = {
     "red": (1.0, 0.0, 0.0),
     "orange": (1.0, 0.5, 0.0),
@@ -45,13 +45,16 @@ def digits(split: str, image_size: int = 0) -> Source:
 
 
 def colored_digits(
-    split: str, image_size: int = 0, *, ratio: float, seed: int, valid_fraction: float, jitter: float
+    split: str, image_size: int = 0, *, ratio: float, seed: int, valid_fraction: float, tint: float, jitter: float
 ) -> Source:
-    """Return `digits` in ten colours, 8x8x3: in training the colour tells the class, in the test set it does not.
+    """Return `digits` in light of ten colours, 8x8x3: in training the colour tells the class, in the test set not.
 
-    A pixel is the grey level times the image's colour, which is one of `COLORS` plus a normal deviate in each channel,
-    clipped to [0, 1]. The bias is the colour; that of class k is number k. In training it is `biases.correlated`, in
-    the test set `biases.uniform`. The validation images are taken from the training set by `biases.held_out`.
+    A pixel is 1/4 + grey / 2 + tint (2 color - 1) + jitter n, cut to [0, 1]: the same colour, one of `COLORS`, and the
+    same normal deviates n of the three channels over the whole image. So a change of 2 tint in every pixel turns a
+    colour into any other, and leaves the digit as it is.
+
+    The bias is the colour; that of class k is number k. In training it is `biases.correlated`, in the test set
+    `biases.uniform`. The validation images are taken from the training set by `biases.held_out`.
 
     Args:
       split: "train", "validation" or "test".
@@ -59,13 +62,16 @@ def colored_digits(
       ratio: percentage of bias-conflicting images of each class in training and validation.
       seed: decides which image has which colour and which are validation images.
       valid_fraction: part of the training images that is held out.
-      jitter: standard deviation of the colour's channels.
+      tint: how far the light moves a channel up or down.
+      jitter: standard deviation of the light's channels.
 
     Raises:
       InputError: an option is out of range, or leaves the split empty.
     """
     if not jitter >= 0:
         raise InputError(f"data.options.jitter is {jitter:g}: expected a standard deviation of at least 0")
+    if not 0 <= tint <= 0.25:
+        raise InputError(f"data.options.tint is {tint:g}: expected 0 to 0.25, at which light is cut off")
     grey = digits("test" if split == "test" else "train")
     labels = grey.labels
     if split == "test":
@@ -77,8 +83,9 @@ def colored_digits(
     if not chosen.any():
         raise InputError(f"colored_digits has no {split} images with data.options.valid_fraction {valid_fraction:g}")
     draw = biases.stream(seed, biases.TEST_VALUES if split == "test" else biases.TRAIN_VALUES)
-    tint = np.clip(np.array(list(COLORS.values()))[color] + jitter * draw.standard_normal((len(labels), 3)), 0, 1)
-    pixels = np.rint(grey.arrays()["image"] * tint[:, None, None]).astype(np.uint8)
+    light = tint * (2 * np.array(list(COLORS.values()))[color] - 1) + jitter * draw.standard_normal((len(labels), 3))
+    levels = 0.25 + grey.arrays()["image"] / 510 + light[:, None, None]
+    pixels = np.rint(255 * np.clip(levels, 0, 1)).astype(np.uint8)
     return from_arrays(
         pixels[chosen],
         labels[chosen],

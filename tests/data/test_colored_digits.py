@@ -49,27 +49,34 @@ def test_colored_digits_of_the_training_set_conflict_at_the_ratio(ratio, a_class
     assert spread(np.bincount(held_out.labels[aligned])) <= 1
 
 
-def test_colored_digits_are_the_digits_in_their_colors():
-    plain, colored = load("digits", "test"), load("colored_digits", "test", jitter=0.0)
+def test_colored_digits_are_the_digits_in_colored_light():
+    plain, colored = load("digits", "test"), load("colored_digits", "test", jitter=0.0, tint=0.2)
     assert colored.bias_names[:2] == ("red", "orange") and colored.image_shape == (8, 8, 3)
-    for i in (0, 100, 359):
-        example, grey = colored[i], plain[i]["image"][..., 0]
+    signs = {0: (1, -1, -1), 1: (1, 0, -1), 7: (0, -1, 1), 9: (1, 1, 1)}  # red, orange, violet, white
+    for i in range(360):
+        example, grey = colored[i], plain[i]["image"].astype(float)
         assert example["label"] == plain[i]["label"] and example["bias"] == colored.biases[i]
-        np.testing.assert_array_equal(example["image"].max(-1), grey)
-    red = colored.arrays()["image"][colored.biases == 0]
-    assert red[..., 0].any() and not red[..., 1:].any()
-    orange = colored.arrays()["image"][colored.biases == 1].astype(int)
-    assert abs(orange[..., 0] - 2 * orange[..., 1]).max() <= 1 and not orange[..., 2].any()
+        if example["bias"] in signs:
+            expected = 255 / 4 + grey / 2 + 0.2 * 255 * np.array(signs[example["bias"]])
+            assert abs(example["image"] - expected).max() <= 0.5
 
 
-def test_jitter_moves_the_color_of_an_image_by_its_deviation():
-    exact, moved = (load("colored_digits", "train", jitter=jitter).arrays() for jitter in (0.0, 0.1))
-    brightest = exact["image"].reshape(-1, 64, 3).argmax(1)[:, 0]
-    rows = np.flatnonzero(exact["bias"] == 7)  # violet: half of red
-    red = moved["image"].reshape(-1, 64, 3)[rows, brightest[rows], 0] / exact["image"].reshape(-1, 64, 3)[rows].max(
-        (1, 2)
-    )
-    assert abs(red.mean() - 0.5) < 0.03 and abs(red.std() - 0.1) < 0.02
+def test_a_change_of_twice_the_tint_makes_any_color_of_any_other():
+    source = load("colored_digits", "test", jitter=0.0)
+    plain = load("digits", "test").arrays()["image"] / 510 + 0.25
+    light = (source.arrays()["image"] / 255 - plain)[:, 0, 0]
+    lights = np.array([light[source.biases == b].mean(0) for b in range(10)])
+    distances = abs(lights[:, None] - lights).max(-1)
+    assert distances.max() < 0.21 and distances[~np.eye(10, dtype=bool)].min() > 0.09
+
+
+def test_jitter_moves_the_light_of_an_image_by_its_deviation():
+    exact, moved = (load("colored_digits", "train", jitter=jitter).arrays() for jitter in (0.0, 0.05))
+    change = (moved["image"].astype(float) - exact["image"]) / 255
+    assert np.ptp(change.reshape(-1, 64, 3), axis=1).max() <= 2 / 255  # but for rounding the same in all pixels
+    shifts = change.mean((1, 2))
+    assert abs(shifts.mean()) < 0.004 and abs(shifts.std() - 0.05) < 0.004
+    assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.1  # channel by channel
 
 
 def test_colored_digits_depend_on_the_seed_alone():
@@ -87,6 +94,7 @@ def test_options_of_colored_digits_out_of_range():
         ("seed", -1, "seed is -1: expected 0 to"),
         ("valid_fraction", 1.0, "valid_fraction is 1.0: expected at least 0"),
         ("jitter", -0.1, "jitter is -0.1: expected a standard deviation"),
+        ("tint", 0.3, "tint is 0.3: expected 0 to 0.25"),
     ]:
         with fails(match):
             load("colored_digits", "train", **{option: value})
