@@ -136,7 +136,7 @@ def table(study: Study, measure: str) -> tables.Extra:
         values = study.values(group.label, measure)
         found = spread(values)
         each = ", ".join(tables.percent(value) for value in values)
-        mean = f"{tables.percent(found.mean)} +- {tables.percent(found.std)}" if found.count else "-"
+        mean = tables.percent(found.mean) + (f" +- {tables.percent(found.std)}" if found.count > 1 else "")
         interval = tables.interval({"low": found.low, "high": found.high})
         rows.append([group.label, mean, interval, str(found.count), each])
     seeds = ", ".join(map(str, study.seeds))

@@ -41,7 +41,7 @@ def test_the_table_of_a_measure():
     assert "ddof = 0" in found.title and "seeds 0, 1, 2" in found.title and "Student" in found.note
     assert found.rows == [
         ["a", "63.33 +- 12.47", "25.39 to 101.28", "3", "50.00, 60.00, 80.00"],
-        ["b", "10.00 +- 0.00", "", "1", "10.00, -"],
+        ["b", "10.00", "", "1", "10.00, -"],
         ["a, x=2", "-", "", "0", ""],
     ]
 
