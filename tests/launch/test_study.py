@@ -187,7 +187,7 @@ def test_a_run_that_diverges_is_told_of_and_the_others_go_on(plan, runs, tmp_pat
     assert grid.conduct(*plan(), tmp_path) == 1
     shown = capsys.readouterr()
     assert shown.err == "tiny-seed0: training diverged: loss is nan at step 3\n"
-    assert "run 1 of 2: tiny-seed0: diverged" in shown.out and re.search(r"tiny *│ 75.00 *│ *│ 1 │", shown.out)
+    assert "run 1 of 2: tiny-seed0: diverged" in shown.out and re.search(r"tiny *│ *75.00 *│ *│ 1 │", shown.out)
     (group,) = json.loads((tmp_path / "study.json").read_text())["groups"]
     assert group["measures"]["accuracy"]["count"] == 1 and group["measures"]["accuracy"]["low"] is None
     assert [run["note"] != "" for run in group["runs"]] == [True, False]
