@@ -30,7 +30,7 @@ BASES = {"erm": ERM, "jtt": JTT, "lff": functools.partial(LfF, num_examples=N)}
 
 
 @pytest.fixture(autouse=True)
-def x64():
+def x64(rolled_loops):
     with jax.enable_x64(True):
         yield
 
