@@ -4,7 +4,8 @@ Two steps on random pixels; what takes the time is compiling, so programs are co
 unrolled attacks are short, and ART, whose step is the largest program, trains only where its section differs: CIFAR-10,
 CUB-200 (mean over channels, weights and rates by layer, boxes) and the digits. The other three differ from CIFAR-10 in
 data and numbers, which tests/configs checks; PGD and natural training reach them all the same. Of FSR every method has
-its turn, with the module and without, and the digits every suite.
+its turn, with the module and without, and the digits every suite. Of BiasAdv every base method has its turn, and two
+carry it.
 """
 
 import importlib
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from jrobust.data.bar import ACTIONS
 from jrobust.evaluation import Record
 from tests.data.conftest import Layouts
 
@@ -42,6 +44,7 @@ class Case(NamedTuple):
     classes: int
     changes: dict[str, object]
     xla_flags: str = "--xla_backend_optimization_level=0"
+    data: str = ""  # name of the data set where the config's own name does not have it
 
 
 CASES = {
@@ -101,7 +104,26 @@ CASES = {
         },
     ),
 }
-DOCUMENTED = {"art": "variant=art", "fsr": "method=at,fsr"}  # the words of the docstrings' commands
+BIASED = {"evaluation.bias.gallery": 2, "data.image_size": 16, "data.augment.crop_size": 12}
+CASES |= {
+    "biasadv_cifar10c": Case(
+        "method=lff,biasadv", "lff", ("accuracy", "bias"), 10, {"method.biasadv.num_steps": 1}, data="corrupted_cifar10"
+    ),
+    "biasadv_bffhq": Case("method=erm", "standard", ("bias",), 2, {"data.image_size": 16}),
+    "biasadv_bar": Case("method=jtt", "standard", ("bias",), 6, BIASED),
+    "biasadv_metashift": Case("method=lff,ratio=6", "lff", ("bias",), 2, BIASED),
+    "biasadv_colored_digits": Case(
+        "method=erm,biasadv", "erm", ("accuracy", "bias"), 10, {"method.biasadv.num_steps": 1}
+    ),
+}
+# The words of the docstrings' commands, by paper or config. Without words the coloured digits are a study.
+DOCUMENTED = {
+    "art": ":variant=art",
+    "fsr": ":method=at,fsr",
+    "biasadv": ":method=lff,biasadv",
+    "biasadv_metashift": ":method=jtt,biasadv",
+    "biasadv_colored_digits": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +144,31 @@ def data_dir(tmp_path_factory):
             arrays[f"{split}_images"] = layouts.images(count, size, size, 3)
             arrays[f"{split}_labels"] = np.arange(count) % classes
         np.savez(layouts.root / f"{name}.npz", **arrays)
+    write_biased(layouts)
     return layouts.root
+
+
+def write_biased(layouts):
+    """Write a few images of BAR, MetaShift, and of corrupted CIFAR-10 and BFFHQ as DFA lays them out."""
+    for name, classes, size in (("cifar10c", 10, 32), ("bffhq", 2, 8)):
+        for k in range(classes):
+            other = (k + 1) % classes
+            layouts.write_image(f"{name}/0.5pct/align/{k}/0_{k}_{k}.png", size, size)
+            layouts.write_image(f"{name}/0.5pct/conflict/{k}/1_{k}_{other}.png", size, size)
+            layouts.write_image(f"{name}/test/2_{k}_{k}.png", size, size)
+            layouts.write_image(f"{name}/test/3_{k}_{other}.png", size, size)
+    for action in ACTIONS:
+        for i in range(2):
+            layouts.write_image(f"BAR/train/{action}_{i}.jpg")
+            layouts.write_image(f"BAR/test/{action}_{i}.jpg")
+    groups = {}
+    for split, conflicting, count in (("train", 1, 16), ("val_out_of_domain", 2, 4)):
+        for pet, places in (("cat", ("indoor", "outdoor")), ("dog", ("outdoor", "indoor"))):
+            for i in range(count):
+                image = f"{pet}-{split}-{i}"
+                groups[image] = f"{pet}({places[i < conflicting]})"
+                layouts.write_image(f"MetaShift-subpopulation-shift/{split}/{pet}/{image}.jpg")
+    (layouts.root / "MetaShift-subpopulation-shift" / "groups.json").write_text(json.dumps(groups))
 
 
 def command(name, data_dir, workdir):
@@ -133,7 +179,8 @@ def command(name, data_dir, workdir):
     words = [word.replace("=DATA", f"={data_dir}").replace("=RUN", f"={workdir}") for word in shlex.split(line)]
     words = [word for word in words if not word.startswith("--config.model.weights=")]  # there is no such file here
     position = next(i for i, word in enumerate(words) if word.startswith("--config="))
-    assert words[position] == f"--config=configs/{name}.py:{DOCUMENTED[name.partition('_')[0]]}"
+    documented = DOCUMENTED.get(name, DOCUMENTED[name.partition("_")[0]])
+    assert words[position] == f"--config=configs/{name}.py{documented}"
     words[position] = f"--config=configs/{name}.py:{case.words},runlocal"
     if f"--workdir={workdir}" not in words:
         words.append(f"--workdir={workdir}")
@@ -160,8 +207,10 @@ def test_config(name, data_dir, tmp_path):
     assert done.returncode == ("sanity failed" in done.stderr), done.stderr
 
     config = json.loads((workdir / "config.json").read_text())
-    assert config["train"]["steps"] == 2 and name.partition("_")[2] == config["data"]["name"]
-    assert config["method"]["name"] == case.method and ("fsr" in config["method"]) == ("fsr" in case.words)
+    assert config["train"]["steps"] == 2 and config["data"]["name"] == (case.data or name.partition("_")[2])
+    assert config["method"]["name"] == case.method
+    assert all((part in config["method"]) == (part in case.words) for part in ("fsr", "biasadv"))
+    assert (workdir / "error_set.json").exists() == case.words.startswith("method=jtt")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert sorted(losses) == [1, 2] and np.isfinite(list(losses.values())).all()
