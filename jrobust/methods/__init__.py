@@ -36,6 +36,8 @@ METHODS: dict[str, type[NetworkMethod]] = {
 }
 _RADII = ("eps", "step_size")
 _PARTS = ("classifier", "base", "num_examples")  # fields that no config sets
+_NOT_NEGATIVE = ("num_steps", "debiased_weight", "adv_weight", "step_ratio", "alpha")
+_AT_MOST_1 = ("q", "alpha")
 
 
 def build(section: Mapping[str, Any], classifier: Classifier, *, num_examples: int = 0) -> NetworkMethod:
@@ -108,6 +110,12 @@ def _numbers(method: type[NetworkMethod], title: str, path: str, values: dict[st
     for key in values:
         if key in _RADII:  # "" where a radius may be left to the method
             values[key] = None if values[key] == "" and fields[key].default is None else units.number(values[key])
+        if key in _NOT_NEGATIVE and not values[key] >= 0:
+            raise InputError(f"{path}.{key} is {values[key]}: expected a number of at least 0")
+        if key in _AT_MOST_1 and not values[key] <= 1:
+            raise InputError(f"{path}.{key} is {values[key]}: expected a number of at most 1")
+        if key == "q" and not values[key] > 0:  # the biased network would not learn
+            raise InputError(f"{path}.q is {values[key]}: expected a number above 0 and at most 1")
         choices = _choices(method, key)
         if choices and values[key] not in choices:
             raise unknown(f"{path}.{key}", values[key], choices)

@@ -208,3 +208,27 @@ def test_a_network_without_batch_norm_has_no_branch():
 def test_what_has_no_meaning(fields, message):
     with pytest.raises(InputError, match=message):
         BiasAdv(BatchNormed(), ERM(BatchNormed()), 1.0, 1.0, 0.1, 1, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields, biasadv, message",
+    [
+        ({}, {"adv_weight": -1.0}, r"method.biasadv.adv_weight is -1.0: expected a number of at least 0"),
+        ({}, {"num_steps": -1}, r"method.biasadv.num_steps is -1"),
+        ({}, {"debiased_weight": float("nan")}, r"method.biasadv.debiased_weight is nan"),
+        ({"q": 0.0}, {}, r"method.q is 0.0: expected a number above 0 and at most 1"),
+        ({"alpha": 1.5}, {}, r"method.alpha is 1.5"),
+        ({}, {"norm": "l3"}, r"unknown method.biasadv.norm 'l3'"),
+        ({"name": "standard"}, {}, r"method 'standard' does not carry method.biasadv: expected erm, jtt or lff"),
+    ],
+)
+def test_numbers_out_of_range(fields, biasadv, message):
+    numbers = {"debiased_weight": 0.5, "adv_weight": 1.0, "eps": "0.3", "num_steps": 5} | biasadv
+    with pytest.raises(InputError, match=message):
+        methods.build({"name": "lff", "biasadv": numbers} | fields, BatchNormed(), num_examples=5)
+
+
+@pytest.mark.parametrize("name", ["erm", "jtt"])
+def test_a_base_that_is_nothing_without_biasadv(name):
+    with pytest.raises(InputError, match=r"for method.biasadv alone: set it, or take 'standard'"):
+        methods.build({"name": name}, BatchNormed(), num_examples=5)
