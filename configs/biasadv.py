@@ -176,7 +176,7 @@ def crop_of_larger(config: ml_collections.ConfigDict, image_size: int, crop_size
     config.data.augment.update({"crop_size": crop_size, "resized_crop": True})
 
 
-def runlocal(config: ml_collections.ConfigDict, *, steps: int = 40, biased_epochs: float = 1.0) -> None:
+def runlocal(config: ml_collections.ConfigDict, *, steps: int = 300, biased_epochs: float = 1.0) -> None:
     """Shrink a config so that two CPU cores train and evaluate it in minutes. Its numbers are not the paper's.
 
     The network becomes the small CNN, and images larger than 36 pixels are read that small.
@@ -192,10 +192,11 @@ def runlocal(config: ml_collections.ConfigDict, *, steps: int = 40, biased_epoch
         config.jtt.epochs = biased_epochs
     config.train.steps = steps
     config.train.batch_size = 32
-    config.train.log_every_steps = 10
+    config.train.log_every_steps = 20
     config.train.evaluate_examples = 128
     config.train.evaluate_every_epochs = 0.0  # only at the end
-    config.checkpoint.every_steps = 20
+    config.checkpoint.every_steps = 100
+    config.optimizer.learning_rate = 1e-3
     config.evaluation.batch_size = 64
     config.evaluation.examples = 256
     config.evaluation.bias.update({"corruptions": config.evaluation.bias.corruptions[:2]})

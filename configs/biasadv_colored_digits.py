@@ -9,7 +9,26 @@ row is trained, once. `runlocal` is a few steps for tests. The network is always
 is linf_norm, in pixels here, for images are not normalised: five steps of eps / 5. Five of 2/255 would turn no colour
 into another.
 
-RESULTS"""
+No published numbers: this is a demonstration that runs on a laptop, on a set made so that a small change of an image is
+a change of its bias. Conflicting accuracy (%), mean +- standard deviation (ddof = 0), on two CPU cores, jax 0.10.2:
+
+    words behind the colon      seeds 0, 1, 2    seeds 3, 4, 5
+    method=erm                  26.92 +- 0.64    23.50 +- 1.90
+    method=erm,biasadv                           34.99 +- 5.46
+    method=jtt                                   42.13 +- 1.06
+    method=jtt,biasadv                           49.38 +- 2.92
+    method=lff                  40.89 +- 4.37    40.06 +- 3.33
+    method=lff,biasadv          48.96 +- 4.37    46.89 +- 4.46
+
+The first column is the command above, two minutes. The tint, the rates and eps were chosen by looking at seeds 0 to 2,
+lambda, beta and the steps are the paper's; the second column is of seeds that nobody had looked at, four minutes:
+
+    python launch/study.py --config=configs/biasadv_colored_digits.py --seeds=3,4,5 --measures=conflicting \
+        --rows="method=erm;method=erm,biasadv;method=jtt;method=jtt,biasadv;method=lff;method=lff,biasadv"
+
+With every base method and each of these seeds BiasAdv is above its base. Where the digits themselves are coloured, so
+that no small change moves the bias alone, LfF + BiasAdv was not above LfF.
+"""
 
 from configs import biasadv
 

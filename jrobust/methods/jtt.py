@@ -34,6 +34,10 @@ class Identification(NetworkMethod):
 
     num_examples: int = 0
 
+    def __post_init__(self) -> None:
+        if self.num_examples < 1:
+            raise InputError("method 'identification' remembers each training image: their number is missing")
+
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return a fresh network and `wrong` bool[N], False where an image was never seen."""
         network = super().init(key, batch)
