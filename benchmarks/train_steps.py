@@ -1,12 +1,13 @@
-"""How fast one training step runs: natural, PGD-10 and ART, as `launch/run.py` compiles them.
+"""How fast one training step runs: natural, PGD-10, ART, LfF and LfF + BiasAdv, as `launch/run.py` compiles them.
 
     python benchmarks/train_steps.py                                     # WRN-28-10, float32 and bfloat16
     python benchmarks/train_steps.py --model=wrn-16-4 --batch=128 --mode=pmap
     python benchmarks/train_steps.py --local                             # tiny, under two minutes on two cores
 
-The methods are those of configs/art_cifar10.py (ART: three steps on the attribution; PGD: ten steps), with its
-augmentation and SGD, on random images that lie on the device. A step is the whole compiled program: gather, augment,
-attack, gradient, update; it runs over all devices. The three methods are measured in turns.
+The methods are those of configs/art_cifar10.py (ART: three steps on the attribution; PGD: ten steps) and of
+configs/biasadv_cifar10c.py (LfF: two networks; BiasAdv: five steps), with their augmentation and optimizer, on random
+images that lie on the device. A step is the whole compiled program: gather, augment, attack, gradient, update; it runs
+over all devices. The methods are measured in turns.
 
 It prints a table: images/s, attack steps/s (images x gradient evaluations of the attack / s), median and quartiles of
 the seconds of one step, seconds to compile, GFLOP as the compiler counts them, the cost in forward passes, the floor
@@ -16,7 +17,7 @@ lines, one a row; `benchmarks/measure.py` says how each number is made.
 
 Counted by hand, in forward passes: natural 3; PGD-k 2 k + 3; ART with a steps 2 + 6 a + 18 + 3, where 6 is a forward
 pass, two pullbacks and the reverse of these three in the input, and 18 the same and the reverse in the weights (9) for
-twice the images.
+twice the images; LfF 3 for each of its networks; BiasAdv with k steps 4 k + 3 besides, for each step goes through both.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import measure, options
-from configs import art_cifar10
+from configs import art_cifar10, biasadv_cifar10c
 from jrobust import methods
 from jrobust.data.pipeline import make_prepare
 from jrobust.errors import InputError
@@ -42,8 +43,10 @@ from jrobust.training import optimizers, parallel
 from jrobust.training import state as train_states
 from jrobust.training.step import make_train_step
 
-VARIANTS = ("natural", "pgd", "art")
+VARIANTS = ("natural", "pgd", "art", "lff", "biasadv")
+BIASADV = {"lff": "method=lff", "biasadv": "method=lff,biasadv"}
 RESIDENT_BATCHES = 4  # of images on the device
+NUM_EXAMPLES = 50_000  # rows of LfF's table
 
 
 class Program(NamedTuple):
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
-    """Measure the three steps in one type, in turns."""
+    """Measure the steps in one type, in turns."""
     programs = {}
     for variant in VARIANTS:
         console.print(f"{chosen.model} in {dtype}: compiling {variant}", highlight=False)
@@ -97,22 +100,30 @@ def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
 def passes(variant: str, steps: int) -> float:
     """Return the forward passes' worth of convolutions in a step, counted by hand as at the top of this file.
 
-    >>> passes("natural", 0), passes("pgd", 10), passes("art", 3)
-    (3.0, 23.0, 41.0)
+    >>> passes("natural", 0), passes("pgd", 10), passes("art", 3), passes("lff", 0), passes("biasadv", 5)
+    (3.0, 23.0, 41.0, 6.0, 29.0)
     """
-    return {"natural": 3.0, "pgd": 2.0 * steps + 3, "art": 2.0 + 6 * steps + 18 + 3}[variant]
+    art = 2.0 + 6 * steps + 18 + 3
+    return {"natural": 3.0, "pgd": 2.0 * steps + 3, "art": art, "lff": 6.0, "biasadv": 6.0 + 4 * steps + 3}[variant]
+
+
+def get_config(variant: str) -> Any:
+    """Return the config of a step."""
+    if variant in BIASADV:
+        return biasadv_cifar10c.get_config(BIASADV[variant])
+    return art_cifar10.get_config(f"variant={variant}")
 
 
 def make_method(variant: str, model: str, dtype: str, axis_name: str | None = None) -> Any:
-    """Return the method of configs/art_cifar10.py on the model, dropout included."""
-    config = art_cifar10.get_config(f"variant={variant}")
-    classifier = options.classifier(model, dtype, dropout=config.model.dropout)
-    return methods.build(config.method, classifier.with_axis(axis_name))
+    """Return the method of a step's config on the model, with the dropout of configs/art_cifar10.py."""
+    classifier = options.classifier(model, dtype, dropout=art_cifar10.get_config().model.dropout)
+    section = get_config(variant).method
+    return methods.build(section, classifier.with_axis(axis_name), num_examples=NUM_EXAMPLES)
 
 
 def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) -> Program:
     """Compile the step over all devices and place what it needs."""
-    config = art_cifar10.get_config(f"variant={variant}")
+    config = get_config(variant)
     axis = parallel.axis_name(mode)
     method = make_method(variant, model, dtype, axis)
     variables = method.init(jax.random.key(0), {})
@@ -148,7 +159,7 @@ def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) ->
         done += 1
         return metrics
 
-    return Program(run, getattr(method, "num_steps", 0), fields)
+    return Program(run, config.method.get("biasadv", config.method).get("num_steps", 0), fields)
 
 
 def forward_flops(model: str, dtype: str, batch: int) -> float | None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import art_cifar10, fsr_cifar10
+from configs import art_cifar10, biasadv_cifar10c, fsr_cifar10
 from jrobust import methods
 from jrobust.attacks import cross_entropy
 from jrobust.data.pipeline import make_prepare
@@ -18,6 +18,7 @@ from jrobust.training.step import make_train_step
 
 VARIANTS = ("natural", "pgd", "art")
 FSR = {"trades": "method=trades", "at_fsr": "method=at,fsr"}
+BIASADV = {"lff": "method=lff", "lff_biasadv": "method=lff,biasadv"}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.25, 0.25, 0.25)
 TINY = {"name": "small_cnn", "width": 4, "dropout": 0.1}
 WRN_10_1 = {"name": "wide_resnet", "depth": 10, "width": 1, "dropout": 0.1}
@@ -25,16 +26,19 @@ WRN_16_4 = {"name": "wide_resnet", "depth": 16, "width": 4, "dropout": 0.1}
 
 
 def get_config(variant):
+    if variant in BIASADV:
+        return biasadv_cifar10c.get_config(BIASADV[variant])
     return fsr_cifar10.get_config(FSR[variant]) if variant in FSR else art_cifar10.get_config(f"variant={variant}")
 
 
 def make_method(variant, model, *, shape=(8, 8, 3), axis_name=None, dtype="float32", **changes):
-    section = dict(get_config(variant).method)
-    section.update({name: value for name, value in changes.items() if name in section})
+    section = get_config(variant).method.to_dict()
+    for part in (section, section.get("biasadv", {})):
+        part.update({name: value for name, value in changes.items() if name in part})
     if "fsr" in section:
         model = model | {"fsr": {"positions": ("block3",), "hidden": 4}}
     classifier = zoo.build({**model, "dtype": dtype}, num_classes=10, input_shape=shape, mean=MEAN, std=STD)
-    return methods.build(section, classifier.with_axis(axis_name))
+    return methods.build(section, classifier.with_axis(axis_name), num_examples=64)
 
 
 class Run:
@@ -77,9 +81,9 @@ class Run:
         return seen
 
 
-@pytest.mark.parametrize("variant", (*VARIANTS, *FSR))
+@pytest.mark.parametrize("variant", (*VARIANTS, *FSR, "lff_biasadv"))
 def test_one_program_no_transfer_and_the_state_donated(variant):
-    run = Run(variant, num_steps=1 if variant in FSR else 2)
+    run = Run(variant, num_steps=2 if variant in VARIANTS else 1)
     past = run.take(4)
     assert run.traces == 1
     assert run.step.step._cache_size() == 1
@@ -119,8 +123,9 @@ def test_eight_devices_under_both_modes_equal_one(variant):
 
 
 # FLOPs. Programs are lowered on shapes, not compiled or run. The specification's numbers were measured on a smaller
-# network, where what is not a convolution counts for more. By hand, in convolutions, they are 3, 23, 2, 6, 18, 3, 41,
-# and 27 for TRADES: one pass for p(x), ten of two, two of three.
+# network, where what is not a convolution counts for more. By hand, in convolutions, they are 3, 23, 2, 6, 18, 3, 41.
+# TRADES with two steps: one pass for p(x), two of two, two of three. LfF: two networks of three; BiasAdv with two steps
+# besides: each of two networks of two, and three for the adversarial images.
 
 B, SHAPE = 8, (32, 32, 3)
 
@@ -136,7 +141,8 @@ def cost():
     batch = {"image": images, "label": labels, "index": labels}
     key = jax.eval_shape(lambda: jax.random.key(0))
     noise = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
-    ours = {variant: make_method(variant, WRN_16_4, shape=SHAPE) for variant in (*VARIANTS, "trades")}
+    ours = {variant: make_method(variant, WRN_16_4, shape=SHAPE) for variant in (*VARIANTS, "lff")}
+    ours |= {variant: make_method(variant, WRN_16_4, shape=SHAPE, num_steps=2) for variant in ("trades", "lff_biasadv")}
     art = ours["art"]
     network = art.classifier
     params, state = jax.eval_shape(network.init, key)
@@ -180,7 +186,9 @@ def cost():
         "L_attr": 18.5,
         "L_ce": 3.0,
         "art": 42.4,
-        "trades": 27.4,
+        "trades": 11.2,
+        "lff": 6.0,
+        "lff_biasadv": 17.2,
     }.items(),
 )
 def test_cost_in_forward_passes(cost, part, expected):
@@ -216,7 +224,7 @@ def weight_gradients(function, params, *arguments):
     return sum(shape in kernels for shape in shapes)
 
 
-@pytest.mark.parametrize("variant", (*VARIANTS, *FSR))
+@pytest.mark.parametrize("variant", (*VARIANTS, *FSR, "lff_biasadv"))
 def test_weights_are_differentiated_once_and_never_inside_an_attack(variant):
     method = make_method(variant, WRN_10_1, shape=(16, 16, 3), num_steps=2)
     key = jax.random.key(0)
@@ -224,16 +232,16 @@ def test_weights_are_differentiated_once_and_never_inside_an_attack(variant):
     labels = jnp.zeros(5, jnp.int32)
     batch = {"image": jnp.zeros((5, 16, 16, 3)), "label": labels, "index": labels}
     convolutions = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    # Stem, three blocks of two, two shortcuts; two nets of three in the module.
-    assert convolutions == 9 + (6 if variant == "at_fsr" else 0)
+    # Stem, three blocks of two, two shortcuts; two nets of three in the module; two networks.
+    assert convolutions == {"at_fsr": 9 + 6, "lff_biasadv": 2 * 9}.get(variant, 9)
 
     def loss(p):
         return method.loss(p, state, batch, key)[0]
 
     assert weight_gradients(loss, params) == 0
     # ART: L_ce once; L_attr through the forward pass once and through each of the two input gradients once.
-    # TRADES: through x and through x'.
-    expected = convolutions * {"art": 1 + 3, "trades": 2}.get(variant, 1)
+    # TRADES: through x and through x'. BiasAdv: so in one of the two networks.
+    expected = convolutions * {"art": 1 + 3, "trades": 2, "lff_biasadv": 1.5}.get(variant, 1)
     assert weight_gradients(jax.grad(loss), params) == expected
 
 
