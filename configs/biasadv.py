@@ -101,6 +101,7 @@ def base(args: dict[str, Any], table: Table, main: Table | None = None) -> ml_co
     config.model = {"name": "resnet18", "dtype": "float32", "weights": ""}
     if numbers["pretrained"]:
         config.model.new_head = True  # of model.weights, which has ImageNet's classes
+        config.model.freeze_norm = False  # whether the paper kept ImageNet's batch statistics is unverified
 
     config.method = method(args, numbers)
     if args["method"] == "jtt":

@@ -40,6 +40,7 @@ class Classifier:
     num_classes: int
     input_shape: tuple[int, int, int]  # H, W, C of the images given to `apply`
     resize_to: int | None = None  # side of the square the network sees
+    freeze_norm: bool = False  # batch norms use and keep their running statistics in train mode too
 
     def __post_init__(self) -> None:
         for field in ("mean", "std", "input_shape"):
@@ -89,7 +90,8 @@ class Classifier:
         Args:
           params, batch_stats: as `init` returns them.
           images: float[B, H, W, C] in [0, 1].
-          train: batch statistics in place of running ones (which are updated), and dropout.
+          train: batch statistics in place of running ones (which are updated), and dropout. Without effect where
+            the classifier has `freeze_norm`.
           beta: None for ReLU; a number replaces every ReLU by `softplus(beta t) / beta`.
           keys: one typed PRNG key per example, shape [B]; needed in train mode by a network with dropout, and
             wherever a mask is sampled.
@@ -111,6 +113,7 @@ class Classifier:
                 raise InputError(f"{type(self.module).__name__} has no feature map that could be perturbed")
             variables["perturbations"] = {"feature_map": perturbation}
         z = self.normalize(self._resize(images))
+        train = train and not self.freeze_norm
         mode: dict[str, Any] = {} if mask_mode is None else {"mask_mode": mask_mode}
         mutable = ["batch_stats"] if train else []
         result, updates = self.module.apply(variables, z, train=train, beta=beta, keys=keys, **mode, mutable=mutable)

@@ -40,7 +40,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
     "mlp": (MLP, {}, ("depth", "width", "dropout")),
 }
 # Fields of every model; `weights` (a file to start from) and `new_head` (all but its head) are for the caller.
-COMMON = ("name", "dtype", "mean", "std", "resize_to", "fsr", "weights", "new_head")
+COMMON = ("name", "dtype", "mean", "std", "resize_to", "freeze_norm", "fsr", "weights", "new_head")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -56,8 +56,9 @@ def build(
 
     Args:
       config_model: `name`, one of `NETWORKS`; `dtype` of the body; the network's own fields, such as depth and width;
-        `resize_to`; `mean` and `std` of the channels, unless given here; `fsr`, a section of the fields of
-        `jrobust.models.fsr.Separation`, empty or None for a network without that module. A ConfigDict or a dict.
+        `resize_to`; `freeze_norm`, for fine-tuning; `mean` and `std` of the channels, unless given here; `fsr`, a
+        section of the fields of `jrobust.models.fsr.Separation`, empty or None for a network without that module. A
+        ConfigDict or a dict.
       num_classes: width of the head.
       input_shape: (H, W, C) of the images.
       mean, std: of the channels, in units of [0, 1].
@@ -96,7 +97,17 @@ def build(
         num_classes=num_classes,
         input_shape=tuple(input_shape),  # type: ignore[arg-type]
         resize_to=config.get("resize_to") or None,
+        freeze_norm=_frozen(config),
     )
+
+
+def _frozen(config: Mapping[str, Any]) -> bool:
+    """Return model.freeze_norm; raise InputError where train mode is for more than batch norm."""
+    if not config.get("freeze_norm"):
+        return False
+    if config.get("dropout") or config.get("fsr"):
+        raise InputError("model.freeze_norm would switch off dropout and the noise of masks: leave it, or those, out")
+    return True
 
 
 def _check(name: str, settings: Mapping[str, Any]) -> None:

@@ -55,6 +55,19 @@ def test_training_updates_running_statistics_by_a_tenth(wide, keys):
     np.testing.assert_allclose(new["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-5)
 
 
+def test_frozen_statistics_are_used_and_kept_in_training(build):
+    classifier, frozen = (build("small_cnn", width=2, size=8, freeze_norm=freeze) for freeze in (False, True))
+    params, batch_stats = classifier.init(jax.random.key(0))
+    batch_stats = jax.tree.map(lambda leaf: leaf + 0.5, batch_stats)
+    images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3))
+    trained, evaluated = (frozen.apply(params, batch_stats, images, train=train) for train in (True, False))
+    np.testing.assert_array_equal(trained.logits, evaluated.logits)
+    assert trained.batch_stats is batch_stats
+    assert abs(classifier.apply(params, batch_stats, images, train=True).logits - trained.logits).max() > 0.01
+    with pytest.raises(InputError, match="freeze_norm would switch off dropout"):
+        build("small_cnn", dropout=0.1, freeze_norm=True)
+
+
 def test_statistics_of_devices_together_are_those_of_the_whole_batch(wide, keys):
     classifier, params, stats, images = wide
     whole = classifier.apply(params, stats, images, train=True, keys=keys)
