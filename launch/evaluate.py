@@ -4,12 +4,13 @@
 
 Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE.safetensors, and the
 test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy, robustness,
-autoattack (goes on where it was if it is killed), sanity, attribution, transfer (with --against=RUN,RUN) and
+bias, autoattack (goes on where it was if it is killed), sanity, attribution, transfer (with --against=RUN,RUN) and
 localization. Their settings are those of config.evaluation; --suite.FIELD=VALUE changes one in every named suite that
 has it. Computes in float32 unless --dtype says otherwise.
 
 Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew. Status 1 after all
-of it means that a check of suite sanity failed. (Suite sanity takes images from the models of --against too.)
+of it means that a check of suite sanity failed. (Suite sanity takes images from the models of --against
+too, and suite bias shows them beside this one.)
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import command  # first: it makes the rest importable
 # isort: on
 import assembly
 import jax
+import printing
 from absl import flags
-from rich.console import Console
 
 from jrobust import evaluation
 from jrobust.errors import InputError
 from jrobust.evaluation import Record, Subject, sanity, suites
-from jrobust.reporting import page, run_files, tables
+from jrobust.reporting import page
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Variables
 from jrobust.weights import load as weights
@@ -40,7 +41,7 @@ WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 SUITE = flags.DEFINE_list("suite", [], f"suites: {', '.join(suites.SUITES)}")
 STEP = flags.DEFINE_string("step", "latest", "checkpoint: latest, best, or a step")
 WEIGHTS = flags.DEFINE_string("weights", "", "take the weights from this file instead of a checkpoint")
-AGAINST = flags.DEFINE_list("against", [], "folders of other runs, for suites transfer and sanity; latest or best step")
+AGAINST = flags.DEFINE_list("against", [], "other runs, for suites transfer, sanity and bias; latest or best step")
 DATA_DIR = flags.DEFINE_string("data.dir", None, "the data folder, if it is not where the run found it")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "compute type of the network's body")
 SEED = flags.DEFINE_integer("seed", None, "of random starts and of the choice of images; by default the run's")
@@ -120,16 +121,8 @@ def announce(parts: assembly.Parts, subject: Subject, names: list[str]) -> None:
 
 def show(workdir: pathlib.Path, records: list[Record], report: pathlib.Path) -> None:
     """Print the numbers of these records, what is doubtful about them, and where everything is."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    written = run_files.read(workdir).records
-    fresh = {record.suite: written[record.suite] for record in records}
-    console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, tables.summary(fresh)))
-    for extra in tables.extras(fresh):
-        console.print(tables.rich_table(extra.title, extra.columns, extra.rows))
-        console.print(extra.note, highlight=False, markup=False)
+    printing.tables_of(workdir, records)
     for record in records:
-        for text in record.warnings:
-            print(f"warning: {record.suite}: {text}", file=sys.stderr)
         print(f"wrote {workdir / 'evaluation' / record.suite}.json")
     print(f"wrote {report}")
 

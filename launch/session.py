@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import assembly
 import jax
+import printing
 import stages
-from rich.console import Console
 
 from jrobust import data, evaluation
 from jrobust.errors import InputError
 from jrobust.evaluation import sanity, suites
 from jrobust.evaluation.record import Record, config_hash
-from jrobust.reporting import page, run_files, tables
+from jrobust.reporting import page
 from jrobust.training import checkpoint, durations, loop, parallel, run_folder
 from jrobust.training.method import Batch, Variables
 from jrobust.training.progress import Progress, duration
@@ -216,16 +215,7 @@ def previous(workdir: pathlib.Path, suite: str, step: int) -> Record | None:
 
 def show(summary: loop.Summary, records: list[Record], workdir: pathlib.Path, seconds: float) -> None:
     """Print the numbers and where everything is."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    written = run_files.read(workdir).records
-    fresh = {record.suite: written[record.suite] for record in records}
-    console.print(tables.rich_table(str(workdir), tables.SUMMARY_COLUMNS, tables.summary(fresh)))
-    for extra in tables.extras(fresh):
-        console.print(tables.rich_table(extra.title, extra.columns, extra.rows))
-        console.print(extra.note, highlight=False, markup=False)
-    for record in records:
-        for text in record.warnings:
-            print(f"warning: {record.suite}: {text}", file=sys.stderr)
+    printing.tables_of(workdir, records)
     trained = summary.step - summary.resumed_from
     print(f"{trained:,} steps in {duration(summary.seconds)}, everything in {duration(seconds)}")
     names = ("checkpoints", "metrics.jsonl", "evaluation", EXPORTED, stages.RECORD, "report/index.html")
