@@ -55,7 +55,7 @@ def get_config(argument: str = ""):
     args = biasadv.arguments(argument, RATIOS)
     config = biasadv.base(args, TABLE, MAIN)
     config.data.name = "corrupted_cifar10"
-    config.data.options.update({"seed": 0, "valid_fraction": 0.1, "textures": ""})
+    config.data.options.update({"seed": 0, "valid_fraction": 0.1, "severity": 5, "textures": ""})
     config.data.augment.crop_padding = 4
     biasadv.normalize(config, biasadv.CIFAR10)
     if args["runlocal"]:

@@ -138,7 +138,7 @@ DATA_SETS: dict[str, DataSet] = {
         ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
         "put it there as it is, or unpack it: the corrupted set is built from it",
         "cifar10",
-        options={"ratio": 0.5, "seed": 0, "valid_fraction": 0.1, "textures": ""},
+        options={"ratio": 0.5, "seed": 0, "valid_fraction": 0.1, "severity": 5, "textures": ""},
         is_built=corrupted_cifar10.is_built,
     ),
     "cifar100": DataSet(

@@ -1,8 +1,8 @@
 """Corrupted CIFAR-10: each class goes with one of ten corruptions, but for a few images of the training set.
 
 Class k (airplane, automobile, ..., truck) goes with the k-th of snow, frost, fog, brightness, contrast, spatter,
-elastic, jpeg, pixelate, saturate at severity 5, as in Learning from Failure. The bias of an image is the number of its
-corruption. The test set has all corruptions in all classes alike.
+elastic, jpeg, pixelate, saturate, by default at severity 5 of 5, as in Learning from Failure. The bias of an image is
+the number of its corruption. The test set has all corruptions in all classes alike.
 
 The set is built from CIFAR-10 once for each ratio and seed, and kept in the data folder.
 """
@@ -18,14 +18,13 @@ from PIL import Image
 from jrobust.data import archives, biases, counters, tfds_records
 from jrobust.data import corrupted_cifar10_files as files
 from jrobust.data.corrupted_cifar10_frost import Frost, computed, photographs
-from jrobust.data.corrupted_cifar10_pixels import CORRUPTIONS, SIDE, corrupt_stack
+from jrobust.data.corrupted_cifar10_pixels import CORRUPTIONS, SEVERITIES, SIDE, corrupt_stack
 from jrobust.data.dfa_folders import open_folders, ratio_folder
 from jrobust.data.source import THREADS, Arrays, Source, from_arrays
 from jrobust.data.terminal import progress
 from jrobust.errors import InputError
 
 VERSION = 1  # of the construction; other pixels or other choices need another one
-SEVERITY = 5
 FOLDER = "corrupted_cifar10"
 STREAMS = {"train": counters.CIFAR10_TRAIN, "test": counters.CIFAR10_TEST}
 _CHUNK = 256
@@ -40,6 +39,7 @@ def open_corrupted_cifar10(
     ratio: float = 0.5,
     seed: int = 0,
     valid_fraction: float = 0.1,
+    severity: int = 5,
     textures: str = "",
 ) -> Source | None:
     """Return a split, built first if CIFAR-10 is there and it is not; None if neither is.
@@ -52,6 +52,7 @@ def open_corrupted_cifar10(
       ratio: percent of bias-conflicting images in each class of the training images.
       seed: decides which images get which corruption, all draws of the corruptions, and the validation images.
       valid_fraction: of the training images, stratified by (class, aligned); the paper's data have about 0.1.
+      severity: of all corruptions, 1 to 5.
       textures: a folder with photographs of frost, below `dir` or absolute; empty for computed ice.
 
     Raises:
@@ -60,16 +61,18 @@ def open_corrupted_cifar10(
     biases.check_ratio(ratio)
     if split == "validation" and not valid_fraction:
         raise InputError(f"{name} has no validation split with data.options.valid_fraction=0: set it to 0.1, say")
+    if severity not in SEVERITIES:
+        raise InputError(f"data.options.severity is {severity}: expected 1 to 5")
     part = "test" if split == "test" else "train"
     frost = photographs(dir / textures) if textures else computed()
-    path = _path(dir, part, ratio, seed, frost)
+    path = _path(dir, part, ratio, seed, severity, frost)
     arrays = files.read(path, VERSION)
     if arrays is None:
         plain = _plain(dir, part)
         if plain is None:
             return None
-        arrays = build(plain.arrays(), part, ratio=ratio, seed=seed, frost=frost)
-        manifest = describe(arrays, part, ratio=ratio, seed=seed, frost=frost)
+        arrays = build(plain.arrays(), part, ratio=ratio, seed=seed, severity=severity, frost=frost)
+        manifest = describe(arrays, part, ratio=ratio, seed=seed, severity=severity, frost=frost)
         files.write(path, arrays, manifest)
     rows = np.arange(len(arrays["label"]))
     if part == "train":
@@ -109,16 +112,25 @@ def open_published(
     )
 
 
-def is_built(dir: pathlib.Path, split: str, *, ratio: float, seed: int, textures: str, **_: object) -> bool:
+def is_built(
+    dir: pathlib.Path, split: str, *, ratio: float, seed: int, severity: int, textures: str, **_: object
+) -> bool:
     """Return whether a split can be loaded without building it."""
     part = "test" if split == "test" else "train"
-    return (dir / "cifar10c").is_dir() or _path(
-        dir, part, ratio, seed, photographs(dir / textures) if textures else computed()
-    ).is_file()
+    frost = photographs(dir / textures) if textures else computed()
+    return (dir / "cifar10c").is_dir() or _path(dir, part, ratio, seed, severity, frost).is_file()
 
 
 def build(
-    plain: Arrays, part: str, *, ratio: float, seed: int, frost: Frost, workers: int = THREADS, chunk: int = _CHUNK
+    plain: Arrays,
+    part: str,
+    *,
+    ratio: float,
+    seed: int,
+    frost: Frost,
+    severity: int = 5,
+    workers: int = THREADS,
+    chunk: int = _CHUNK,
 ) -> Arrays:
     """Return `images` uint8[N, 32, 32, 3], `label`, `bias` and `index` int32[N], N and order those of CIFAR-10.
 
@@ -131,6 +143,7 @@ def build(
       ratio: see `open_corrupted_cifar10`; not used for "test".
       seed: see `open_corrupted_cifar10`.
       frost: textures for the second corruption.
+      severity: 1 to 5.
       workers: threads.
       chunk: images corrupted at a time.
 
@@ -151,7 +164,7 @@ def build(
     def corrupt(task: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         k, rows = task
         rngs = [np.random.RandomState(counters.bits(seed, STREAMS[part], int(i))) for i in rows]
-        return rows, corrupt_stack(images[rows], CORRUPTIONS[k], rngs, SEVERITY, frost.textures)
+        return rows, corrupt_stack(images[rows], CORRUPTIONS[k], rngs, severity, frost.textures)
 
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
@@ -164,7 +177,9 @@ def build(
     return {"images": result, "label": labels.astype(np.int32), "bias": bias, "index": index}
 
 
-def describe(arrays: Arrays, part: str, *, ratio: float, seed: int, frost: Frost) -> dict[str, object]:
+def describe(
+    arrays: Arrays, part: str, *, ratio: float, seed: int, frost: Frost, severity: int = 5
+) -> dict[str, object]:
     """Return the manifest of a built part, all but its checksum."""
     label, bias = arrays["label"], arrays["bias"]
     table = np.zeros((len(CORRUPTIONS),) * 2, int)
@@ -176,7 +191,7 @@ def describe(arrays: Arrays, part: str, *, ratio: float, seed: int, frost: Frost
         "part": part,
         "ratio": None if part == "test" else ratio,
         "seed": seed,
-        "severity": SEVERITY,
+        "severity": severity,
         "classes": list(archives.CIFAR10_NAMES),
         "corruptions": list(CORRUPTIONS),
         "frost": frost.origin,
@@ -210,10 +225,11 @@ def export(root: pathlib.Path, source: Source, ratio: float) -> None:
         raise InputError(f"cannot write {root} ({error.strerror}): choose another folder") from error
 
 
-def _path(dir: pathlib.Path, part: str, ratio: float, seed: int, frost: Frost) -> pathlib.Path:
+def _path(dir: pathlib.Path, part: str, ratio: float, seed: int, severity: int, frost: Frost) -> pathlib.Path:
     # the test set is shared by the ratios
     which = part if part == "test" else ratio_folder(ratio)
-    return dir / FOLDER / f"{which}-seed{seed}{frost.tag}.npz"
+    strength = "" if severity == 5 else f"-severity{severity}"
+    return dir / FOLDER / f"{which}-seed{seed}{strength}{frost.tag}.npz"
 
 
 def _plain(dir: pathlib.Path, part: str) -> Source | None:

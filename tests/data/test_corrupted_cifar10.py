@@ -391,6 +391,19 @@ def test_photographs_of_frost(data):
         opened(data, textures=str(folder))
 
 
+def test_severity_is_an_option_with_files_of_its_own(data):
+    full, mild = opened(data), opened(data, severity=1)
+    np.testing.assert_array_equal(full.biases, mild.biases)
+    originals = load("cifar10", "train", data).arrays()["image"].astype(int)
+    with np.load(full.place) as strong, np.load(mild.place) as weak:
+        change = [np.abs(archive["images"] - originals).mean() for archive in (strong, weak)]
+    assert change[0] > 1.5 * change[1] > 1 and full.place != mild.place
+    with open(mild.place.replace(".npz", ".json")) as file:
+        assert json.load(file)["severity"] == 1
+    with pytest.raises(InputError, match="severity is 6: expected 1 to 5"):
+        opened(data, severity=6)
+
+
 def test_computed_ice_has_the_photographs_colours():
     textures = corrupted_cifar10_frost.computed().textures
     assert len(textures) == 5 and len({t.tobytes() for t in textures}) == 5
@@ -410,7 +423,7 @@ def test_folders_of_dfa_are_written_and_read(data, tmp_path_factory):
         both = [zip(s.arrays()["image"], s.labels, s.biases, strict=True) for s in (read, source)]
         found, expected = (sorted((image.tobytes(), label, bias) for image, label, bias in rows) for rows in both)
         assert found == expected
-    assert corrupted_cifar10.is_built(other, "train", ratio=10.0, seed=0, textures="")
+    assert corrupted_cifar10.is_built(other, "train", ratio=10.0, seed=0, severity=5, textures="")
     with pytest.raises(InputError, match=r"ratios in .*: 10"):
         load("corrupted_cifar10", "train", other, ratio=5.0)
 
