@@ -18,7 +18,19 @@ from jrobust import pickle_machine
 from jrobust.errors import InputError
 from jrobust.pickle_machine import MAX_DEPTH, MAX_ITEMS, TOO_LARGE, Bad, Call, Persistent, Symbol
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_ITEMS", "Call", "Persistent", "Symbol", "loads", "read", "read_torch"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_ITEMS",
+    "Call",
+    "Persistent",
+    "Symbol",
+    "loads",
+    "parts",
+    "read",
+    "read_torch",
+    "read_torch_stream",
+]
 
 MAX_BYTES = 256 * 2**20  # of the pickle alone: the numbers of a torch file are outside of it
 _TORCH_MAGIC, _TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -54,11 +66,22 @@ def read_torch(path: str | pathlib.Path) -> Any:
     path = pathlib.Path(path)
     if zipfile.is_zipfile(path):
         return loads(_member(path), f"{path} (data.pkl)")
+    return read_torch_stream(path)[0]
+
+
+def read_torch_stream(path: str | pathlib.Path) -> tuple[Any, Any, int]:
+    """Return the data of a file of `torch.save` in its older format, the keys of its storages and where these begin.
+
+    Raises:
+      InputError: as `read_torch`.
+    """
+    path = pathlib.Path(path)
     stream = io.BytesIO(_bytes(path))
     if _next(stream, str(path)) != _TORCH_MAGIC or _next(stream, str(path)) != _TORCH_PROTOCOL:
         raise InputError(f"{path} is no file of torch.save: expected a zip with data.pkl, or torch's magic number")
     _next(stream, str(path))  # byte order and sizes of integers
-    return _next(stream, str(path))
+    data = _next(stream, str(path))
+    return data, _next(stream, str(path)), stream.tell()
 
 
 def _bytes(path: pathlib.Path) -> bytes:
@@ -99,9 +122,9 @@ def _bounded(value: Any) -> Any:
     todo: list[tuple[Any, bool]] = [(value, False)]
     while todo:
         node, parts_known = todo.pop()
-        parts = _parts(node)
+        held = parts(node)
         if parts_known:
-            below = [measured.get(id(part), (0, 1)) for part in parts]
+            below = [measured.get(id(part), (0, 1)) for part in held]
             depth = 1 + max((d for d, _ in below), default=0)
             size = 1 + sum(s for _, s in below)
             if depth > MAX_DEPTH or size > MAX_ITEMS:
@@ -110,14 +133,15 @@ def _bounded(value: Any) -> Any:
         elif id(node) in measured:
             if measured[id(node)] == (0, 0):
                 raise Bad("it contains itself")
-        elif parts:
+        elif held:
             measured[id(node)] = 0, 0
             todo.append((node, True))
-            todo.extend((part, False) for part in parts)
+            todo.extend((part, False) for part in held)
     return value
 
 
-def _parts(node: Any) -> list[Any]:
+def parts(node: Any) -> list[Any]:
+    """Return what a value holds, itself such values; [] for one that holds nothing."""
     if isinstance(node, list | tuple | set | frozenset):
         return list(node)
     if isinstance(node, dict):

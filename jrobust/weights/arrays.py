@@ -1,4 +1,4 @@
-"""Named arrays from a .safetensors or .npz file, and the file's own metadata."""
+"""Named arrays from a .safetensors, .npz or PyTorch file, and the file's own metadata."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from jrobust.errors import InputError
+from jrobust.weights import torch_archive
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 CONVERT = (
@@ -24,21 +25,26 @@ CONVERT = (
 
 
 def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays of a file by name, and its metadata (text by name; empty for .npz).
+    """Return the arrays of a file by name, and its metadata (text by name; empty for .npz and PyTorch's files).
+
+    Nothing is unpickled: PyTorch's files are read by `jrobust.weights.torch_archive`.
 
     Raises:
-      InputError: no such file, a format that can hold code, an unknown ending, or a damaged file.
+      InputError: no such file, an unknown ending, or a damaged file; or one of PyTorch that is not only tensors.
     """
     path = pathlib.Path(path)
-    if path.suffix in PICKLES:
-        command = CONVERT.format(source=path, target=path.with_suffix(".safetensors"))
+    if path.suffix not in (".safetensors", ".npz", *PICKLES):
         raise InputError(
-            f"{path} is a pickle, which can run code when it is read: where PyTorch is, convert it by {command}"
+            f"{path} has the ending {path.suffix!r}: expected a .safetensors, .npz, .pt or .pth file of weights"
         )
-    if path.suffix not in (".safetensors", ".npz"):
-        raise InputError(f"{path} has the ending {path.suffix!r}: expected a .safetensors or .npz file of weights")
     if not path.is_file():
-        raise InputError(f"there is no file {path}: expected a .safetensors or .npz file of weights")
+        raise InputError(f"there is no file {path}: expected a .safetensors, .npz, .pt or .pth file of weights")
+    if path.suffix in PICKLES:
+        try:
+            return torch_archive.read(path), {}
+        except InputError as error:
+            command = CONVERT.format(source=path, target=path.with_suffix(".safetensors"))
+            raise InputError(f"{error}; if PyTorch can read it, convert it where that is, by {command}") from error
     try:
         return _safetensors(path) if path.suffix == ".safetensors" else _npz(path)
     except (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:

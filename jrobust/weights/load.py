@@ -23,7 +23,7 @@ def load(
     """Return `(params, batch_stats)` of `classifier` with the numbers of a file.
 
     The layout is known by the keys: this library's own (`jrobust.weights.safetensors_file`) or one of PyTorch's
-    (`jrobust.weights.torch_layouts`), in .safetensors or .npz. Nothing is unpickled.
+    (`jrobust.weights.torch_layouts`), in .safetensors, .npz or a file of PyTorch. Nothing is unpickled.
 
     Args:
       path: the file.

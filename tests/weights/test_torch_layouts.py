@@ -205,17 +205,16 @@ def test_half_precision_is_widened(saved):
     np.testing.assert_allclose(new["conv1"]["kernel"], params["conv1"]["kernel"], atol=1e-3)
 
 
-def test_pickles_are_refused_with_the_way_out(tmp_path):
-    with pytest.raises(InputError, match=r"torch.load.*weights_only=True.*resnet.safetensors") as error:
-        arrays.read(tmp_path / "resnet.pth")
-    assert "\n" not in str(error.value)
+def test_arrays_of_objects_are_refused(tmp_path):
     path = tmp_path / "objects.npz"
     np.savez(path, x=np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="cannot be read"):
         arrays.read(path)
 
 
-@pytest.mark.parametrize(("name", "message"), [("none.npz", "there is no file"), ("x.h5", "ending '.h5'")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("none.npz", "there is no file"), ("none.pth", "there is no file"), ("x.h5", "ending '.h5'")]
+)
 def test_other_files_are_refused(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         arrays.read(tmp_path / name)
