@@ -16,6 +16,7 @@ from jrobust.data import (
     folders,
     metashift,
     npz,
+    shapes,
     shipped,
     tfds_records,
 )
@@ -44,7 +45,7 @@ class DataSet:
       fetch: addresses of the authors' files.
       unpack: what to do with them.
       tfds: the name under which TFDS can prepare it; empty if it cannot.
-      shipped: it comes with a dependency and needs no data folder.
+      shipped: it comes with a dependency, or is computed, and needs no data folder.
       options: what else decides its content, with defaults, which also give the types; the openers take all of them.
       is_built: for a set that loading builds, `(dir, split, **options)` -> whether it is there without that.
     """
@@ -117,6 +118,14 @@ DATA_SETS: dict[str, DataSet] = {
         (8, 8, 3),
         shipped=True,
         options={"ratio": 2.0, "seed": 0, "valid_fraction": 0.1, "tint": 0.1, "jitter": 0.01},
+    ),
+    "shapes": DataSet(
+        (Layout("nothing", lambda name, dir, *rest, **options: shapes.shapes(*rest, **options)),),
+        {"train": 5120, "validation": shapes.HELD_OUT, "test": shapes.HELD_OUT},
+        8,
+        (shapes.SIDE, shapes.SIDE, 3),
+        shipped=True,
+        options={"task": "shape", "size": 5120, "ratio": shapes.UNRELATED, "seed": 0},
     ),
     "cifar10": DataSet(
         (_cifar(archives.CIFAR10), _tfds("cifar10", archives.CIFAR10_NAMES)),

@@ -6,8 +6,8 @@ import numpy as np
 
 from jrobust.errors import InputError
 
-# what is drawn; a corruption of a test set has the stream CORRUPTED plus its number
-ICE, CIFAR10_TRAIN, CIFAR10_TEST, CORRUPTED = 0, 1, 2, 16
+# what is drawn; a corruption of a test set has the stream CORRUPTED plus its number, shapes have nine from SHAPES
+ICE, CIFAR10_TRAIN, CIFAR10_TEST, CORRUPTED, SHAPES = 0, 1, 2, 16, 128
 
 
 def bits(seed: int, stream: int, index: int) -> np.random.Philox:

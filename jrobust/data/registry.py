@@ -28,7 +28,7 @@ def load(
       name: one of `DATA_SETS`; `image_folder:PATH` or `npz:PATH`, below `dir` or absolute; or `tfds:NAME`, prepared in
         `dir`. The name of a folder in `dir` that holds <split>/<class>/<image> is an image folder.
       split: "train", "validation" (where there is one) or "test"; after `tfds:` anything that TFDS takes.
-      dir: the data folder, the same for all data sets. "digits" and "colored_digits" need none.
+      dir: the data folder, the same for all data sets. "digits", "colored_digits" and "shapes" need none.
       image_size: side of the square that images are resized to on reading, bilinear, the aspect ignored; boxes follow.
         0 or None keeps the size.
       **options: settings of the data set, such as `ratio`, the percentage of bias-conflicting training images; those
