@@ -1,0 +1,68 @@
+"""CLIP's vision transformer."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jrobust.models.clip.blocks import Block, LayerNorm, normal, projection
+from jrobust.models.layers import DType, at_least_float32, torch_default
+
+
+class PatchEmbedding(nn.Module):
+    """A convolution whose kernel and stride are the patch, without bias: one product of matrices.
+
+    Patches are in the order of reading. Written as a product because XLA's gradient of a convolution inside a loop is
+    slow on CPU, and every attack is one.
+    """
+
+    patch: int
+    width: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Map float[B, H, W, C] to float[B, H W / patch^2, width]."""
+        batch, height, width, channels = images.shape
+        shape = (self.patch, self.patch, channels, self.width)
+        kernel = self.param("kernel", torch_default, shape, at_least_float32(self.dtype))
+        cells = images.reshape(batch, height // self.patch, self.patch, width // self.patch, self.patch, channels)
+        cells = cells.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, self.patch * self.patch * channels)
+        return cells.astype(self.dtype) @ kernel.reshape(-1, self.width).astype(self.dtype)
+
+
+class VisionTransformer(nn.Module):
+    """Patches, class token, positions, `ln_pre`, blocks, `ln_post` of the class token, projection.
+
+    Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, with CLIP's norm before the blocks. Parameters at
+    224 pixels: B/32 87,849,216; B/16 86,192,640; L/14 303,966,208.
+    """
+
+    embed_dim: int
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    activation: str = "quick_gelu"
+    dtype: DType = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, prompts: jax.Array | None = None) -> jax.Array:
+        """Map normalised images float[B, n, n, 3] to features float32[B, embed_dim], which have no unit length.
+
+        `prompts`, float[P, width], are tokens that every image gets after its patches, with no position of their own.
+        """
+        x = PatchEmbedding(self.patch, self.width, self.dtype, name="patch_embed")(images)
+        wide, std = at_least_float32(self.dtype), self.width**-0.5
+        first = self.param("class_embedding", normal(std), (self.width,), wide).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, self.width)), x], axis=1)
+        x = x + self.param("pos_embedding", normal(std), x.shape[1:], wide).astype(self.dtype)
+        if prompts is not None:
+            tokens = jnp.broadcast_to(prompts.astype(self.dtype), (x.shape[0], *prompts.shape))
+            x = jnp.concatenate([x, tokens], axis=1)
+        x = LayerNorm(self.dtype, name="ln_pre")(x)
+        for i in range(self.layers):
+            x = Block(self.heads, self.activation, self.dtype, name=f"blocks_{i}")(x)
+        x = LayerNorm(wide, name="ln_post")(x[:, 0])
+        return projection(self.embed_dim, dtype=self.dtype, std=std)(x)
