@@ -111,6 +111,7 @@ def test_cleaning(text, cleaned):
         ("i've i'm it's don't", ["i", "'ve", "i", "'m", "it", "'s", "don", "'t"]),
         ("'save 'x dogs'", ["'s", "ave", "'", "x", "dogs", "'"]),  # a contraction wherever it can be one
         ("!'s a'", ["!'", "s", "a", "'"]),  # but not inside of a run
+        ("'ſo it'S", ["'ſ", "o", "it", "'S"]),  # whose capital is S
         ("x_y__1", ["x", "_", "y", "__", "1"]),
         ("²½Ⅷ一二 日本語", ["²", "½", "Ⅷ", "一二", "日本語"]),  # Chinese numerals are letters
         ("-<|endoftext|><|endoftext|>", ["-<|", "endoftext", "|><|", "endoftext", "|>"]),
