@@ -8,10 +8,13 @@ that records the arguments, and what a program would look up outside the file a 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pathlib
+import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from jrobust import pickle_machine
@@ -25,11 +28,13 @@ __all__ = [
     "Call",
     "Persistent",
     "Symbol",
+    "is_zip",
     "loads",
     "parts",
     "read",
     "read_torch",
     "read_torch_stream",
+    "zip_errors",
 ]
 
 MAX_BYTES = 256 * 2**20  # of the pickle alone: the numbers of a torch file are outside of it
@@ -64,7 +69,7 @@ def read_torch(path: str | pathlib.Path) -> Any:
       InputError: as `read`; or it is no such file.
     """
     path = pathlib.Path(path)
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return loads(_member(path), f"{path} (data.pkl)")
     return read_torch_stream(path)[0]
 
@@ -94,16 +99,32 @@ def _bytes(path: pathlib.Path) -> bytes:
 
 
 def _member(path: pathlib.Path) -> bytes:
+    with zip_errors(path), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+        if len(names) != 1:
+            raise InputError(f"{path} is a zip with {len(names)} data.pkl: expected a file of torch.save with one")
+        with archive.open(names[0]) as member:
+            return member.read(MAX_BYTES)
+
+
+def is_zip(path: pathlib.Path) -> bool:
+    """Return whether a file has the end of a zip; InputError where that end is damaged."""
+    with zip_errors(path):
+        return zipfile.is_zipfile(path)
+
+
+@contextlib.contextmanager
+def zip_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turn what a damaged zip leads to into an InputError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-            if len(names) != 1:
-                raise InputError(f"{path} is a zip with {len(names)} data.pkl: expected a file of torch.save with one")
-            with archive.open(names[0]) as member:
-                return member.read(MAX_BYTES)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        yield
+    except InputError:
+        raise
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, struct.error, RuntimeError, ValueError) as error:
+        # of compression and encryption: NotImplementedError and RuntimeError; of names and places: ValueError
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} cannot be read as a zip ({error}): it is cut off or damaged; fetch it again"
+            f"{path} cannot be read as a zip ({text}): it is cut off or damaged; fetch it again"
         ) from error
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import pathlib
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -60,21 +59,21 @@ def read(path: str | pathlib.Path, entry: str | None = None) -> dict[str, np.nda
         not lie within its storage, or is no tensor but a call; or the file holds no tensors, or no such entry.
     """
     path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: expected a file of torch.save")
+    if pickled.is_zip(path):
+        data = pickled.read_torch(path)
+        with pickled.zip_errors(path), zipfile.ZipFile(path) as archive:
+            return _tensors(data, entry, _zip_storage(archive, path), path)
     try:
-        if zipfile.is_zipfile(path):
-            data = pickled.read_torch(path)
-            with zipfile.ZipFile(path) as archive:
-                return _tensors(data, entry, _zip_storage(archive, path), path)
         with open(path, "rb") as file:
             if file.read(4) == b"PK\x03\x04":
                 raise InputError(f"{path} is a zip without an end: it is cut off; fetch it again")
             data, keys, position = pickled.read_torch_stream(path)
             file.seek(position)
             return _tensors(data, entry, _stream_storage(file, data, keys, path), path)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}: expected a file of torch.save") from error
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): it is cut off or damaged; fetch it again") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): expected a file of torch.save") from error
 
 
 def _tensors(data: Any, entry: str | None, storage: Storage, path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -157,8 +156,8 @@ def _array(call: Call, storage: Storage, what: str) -> np.ndarray:
     dtype = _dtype(kind, args, what)
     if call.function.name == "_rebuild_tensor_v2" and any(args[6:]):
         raise InputError(f"{what} is a view with {args[6]!r:.80}: save its .clone()")
-    numbers = [offset, count, *(shape if isinstance(shape, tuple) else [None])]
-    numbers += strides if isinstance(strides, tuple) and len(strides) == len(shape) else [None]
+    both = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)
+    numbers = [offset, count, *shape, *strides] if both else [None]
     if not isinstance(key, str) or not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
         raise InputError(f"{what} has the shape {shape!r:.80} and strides {strides!r:.80}: the file is damaged")
     content = storage(key, dtype, count if kind.name != "UntypedStorage" else count // dtype.itemsize)

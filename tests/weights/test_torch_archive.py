@@ -1,10 +1,10 @@
-"""Files of PyTorch written by hand, as PyTorch is not needed to read them; `tests/parity` has those it writes."""
+"""Files of PyTorch, written by hand; `tests/parity` has those that PyTorch writes."""
 
 from __future__ import annotations
 
-import io
+import collections
 import os
-import pickle
+import random
 import struct
 import zipfile
 
@@ -17,77 +17,7 @@ from jrobust.errors import InputError
 from jrobust.weights import arrays, torch_archive
 from jrobust.weights.load import load
 from jrobust.weights.torch_layouts import to_torch
-
-ROW = np.arange(6, dtype=np.float32)
-
-
-class Made:
-    """Pickled as the call of a function given by its name."""
-
-    def __init__(self, function, *args, state=None):
-        self.function, self.args, self.state = function, args, state
-
-    def __reduce__(self):
-        return self.function, self.args, self.state
-
-
-class Reference:
-    """Pickled as a persistent id."""
-
-    def __init__(self, *place):
-        self.place = place
-
-
-def symbol(name):
-    """Return what pickles as the global `name`, which need not exist."""
-    module, _, last = name.rpartition(".")
-    return type(last, (), {"__module__": module, "__qualname__": last})
-
-
-class Pickler(pickle._Pickler):
-    """The Python one, whose names are not looked up when they are written."""
-
-    def persistent_id(self, value):
-        return value.place if isinstance(value, Reference) else None
-
-    def save_global(self, value, name=None):
-        self.write(pickle.GLOBAL + f"{value.__module__}\n{value.__qualname__}\n".encode())
-        self.memoize(value)
-
-    dispatch = pickle._Pickler.dispatch | {type: save_global}
-
-
-def dumps(value):
-    stream = io.BytesIO()
-    Pickler(stream, 2).dump(value)
-    return stream.getvalue()
-
-
-def tensor(key, count, shape, strides, offset=0, kind="FloatStorage", version=2, **more):
-    place = Reference("storage", symbol(f"torch.{kind}"), key, "cpu", count)
-    rest = (False, {}, *more.get("rest", ())) if version > 1 else ()
-    suffix = f"_v{version}" if version > 1 else ""
-    return Made(symbol(f"torch._utils._rebuild_tensor{suffix}"), place, offset, shape, strides, *rest)
-
-
-def write(path, data, storages=None, compression=zipfile.ZIP_STORED, **members):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", dumps(data))
-        for name, content in members.items():
-            archive.writestr(f"archive/{name}", content)
-        for key, array in (storages if storages is not None else {"0": ROW}).items():
-            archive.writestr(f"archive/data/{key}", array.tobytes())
-    return path
-
-
-def write_stream(path, data, storages, order=None):
-    """Write the format of before PyTorch 1.6."""
-    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, data, order or list(storages)]
-    content = b"".join(map(dumps, parts))
-    for key in order or storages:
-        content += struct.pack("<q", storages[key].size) + storages[key].tobytes()
-    path.write_bytes(content)
-    return path
+from tests.weights.torch_files import ROW, Made, Reference, dumps, symbol, tensor, write, write_stream
 
 
 def test_strides_offsets_and_shared_storages(tmp_path):
@@ -198,6 +128,7 @@ BAD = [
     (tensor("0", 6, (3,), (1, 1)), r"strides \(1, 1\).*damaged"),
     (tensor("0", 6, (2.0,), (1,)), "damaged"),
     (tensor("0", 6, [2], [1]), "damaged"),
+    (tensor("0", 6, 2, (1,)), "damaged"),
     (tensor("0", 6, (3,), (1,), offset=-1), "damaged"),
     (tensor("0", 7, (3,), (1,)), "24 bytes, expected 28 for 7 numbers of float32.*damaged"),
     (tensor("0", 5, (3,), (1,)), "24 bytes, expected 20"),
@@ -274,6 +205,25 @@ def test_damaged_archives_are_one_line(tmp_path):
     fails("more than the file")
     write_stream(path, data | {"y": tensor("9", 6, (6,), (1,))}, storages)
     fails("lacks the storage 9")
+
+
+def test_whatever_is_changed_in_a_file_it_is_tensors_or_one_line(tmp_path):
+    draw = random.Random(0)
+    path, outcomes = tmp_path / "a.pt", collections.Counter()
+    data, storages = {f"x{i}": tensor(str(i), 2, (2,), (1,)) for i in range(4)}, {str(i): ROW[:2] for i in range(4)}
+    originals = [make(path, data, storages).read_bytes() for make in (write, write_stream)]
+    for _ in range(400):
+        content = bytearray(draw.choice(originals))
+        for _ in range(draw.randint(1, 3)):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        path.write_bytes(content)
+        try:
+            torch_archive.read(path)
+            outcomes["tensors"] += 1
+        except InputError as error:
+            outcomes["refused"] += 1
+            assert "\n" not in str(error)
+    assert min(outcomes["tensors"], outcomes["refused"]) > 20
 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth"])
