@@ -77,11 +77,6 @@ def test_parameter_counts(name, image, total):
     assert sizes.text_layers == 12 and len(ARCHITECTURES) == len(COUNTS)
 
 
-@pytest.mark.parametrize("name", ["ViT-B/32", "RN50"])
-def test_parameter_count_of_every_block(name):
-    assert sum(map(math.prod, parameters(ARCHITECTURES[name]).values())) == {row[0]: row[2] for row in COUNTS}[name]
-
-
 def test_the_tree_of_a_vit():
     leaves = flatten(jax.eval_shape(CLIP(VIT).init, jax.random.key(0)))
     block = {f"attn/{name}/kernel": (64, 1, 64) for name in ("query", "key", "value", "out")}
@@ -218,14 +213,15 @@ def test_a_bfloat16_body_keeps_norms_softmax_and_features_in_float32(sizes):
     params = jax.eval_shape(clip.init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
-    image = jax.make_jaxpr(clip.image_features)(params, images)
-    text = jax.make_jaxpr(clip.text_features)(params, jax.ShapeDtypeStruct((3, 6), jnp.int32))
-    for program in (image, text):
+    programs = [jax.make_jaxpr(clip.image_features)(params, images)]
+    if sizes == VIT:
+        programs.append(jax.make_jaxpr(clip.text_features)(params, jax.ShapeDtypeStruct((3, 6), jnp.int32)))
+        assert "bfloat16" in operand_types(programs[1].jaxpr, "logistic")
+    for program in programs:
         assert program.out_avals[0].dtype == jnp.float32
         assert operand_types(program.jaxpr, "exp") == {"float32"}  # softmax
         assert operand_types(program.jaxpr, "rsqrt") == {"float32"}  # norms
         assert "bfloat16" in operand_types(program.jaxpr, "dot_general")
-    assert "bfloat16" in operand_types(text.jaxpr, "logistic")
 
 
 def test_the_record_is_hashable():
@@ -237,13 +233,14 @@ def test_the_record_is_hashable():
 
 def test_preprocessing():
     assert MEAN == (0.48145466, 0.4578275, 0.40821073) and STD == (0.26862954, 0.26130258, 0.27577711)
-    grey = CLIP(VIT).preprocess(jnp.full((1, 5, 9, 3), 0.5))
+    grey = jax.jit(CLIP(VIT).preprocess)(np.full((1, 5, 9, 3), 0.5, np.float32))
     assert grey.shape == (1, 16, 16, 3) and grey.dtype == jnp.float32
     expected = (0.5 - np.array(MEAN)) / np.array(STD)
     np.testing.assert_allclose(grey, np.broadcast_to(expected, grey.shape), atol=1e-5)
-    x = jax.random.uniform(jax.random.key(0), (1, 24, 24, 3))
-    other = CLIP(VIT, mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5), interpolation="bicubic_antialias").preprocess(x)
-    np.testing.assert_allclose(other, 2 * jax.image.resize(x, (1, 16, 16, 3), "cubic"), atol=1e-5)
+    x = np.random.default_rng(0).uniform(size=(1, 24, 24, 3)).astype(np.float32)
+    other = CLIP(VIT, mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5), interpolation="bicubic_antialias")
+    expected = jax.jit(lambda x: 2 * jax.image.resize(x, (1, 16, 16, 3), "cubic"))(x)
+    np.testing.assert_allclose(jax.jit(other.preprocess)(x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +253,7 @@ def test_preprocessing():
         (lambda: Sizes(4, 32, 4, (1, 1, 1), None, 64), "a ResNet tower has four stages"),
         (lambda: CLIP(VIT, activation="quickgelu"), "unknown activation 'quickgelu'.*did you mean 'quick_gelu'"),
         (lambda: CLIP(VIT, interpolation="linear"), "unknown interpolation 'linear'"),
+        (lambda: CLIP(VIT, dtype="float16"), "unknown dtype 'float16'.*did you mean 'bfloat16'"),
         (lambda: CLIP(VIT, mean=(0.5,)), "expected three numbers"),
         (lambda: CLIP(VIT, std=(1, 1, 0)), "every number must be positive"),
     ],

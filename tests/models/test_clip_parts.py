@@ -40,14 +40,14 @@ def test_prompts():
         lambda leaf: 0.4 * np.sin(np.arange(leaf.size) ** 1.3, dtype=np.float32).reshape(leaf.shape),
         jax.eval_shape(clip.init, jax.random.key(0)),
     )
-    key = jax.random.key(1)
-    images, frame, tokens = (jax.random.uniform(key, s) for s in ((2, 16, 16, 3), (16, 16, 3), (3, 64)))
+    draw = lambda *shape: np.random.default_rng(1).uniform(size=shape).astype(np.float32)
+    images, frame, tokens = draw(2, 16, 16, 3), draw(16, 16, 3), draw(3, 64)
     run = jax.jit(lambda x, pixels, tokens: clip.image_features(params, x, prompts=Prompts(pixels, tokens)))
     both = run(images, frame, tokens)
     assert np.abs(both - run(images, 0 * frame, tokens)).max() > 1e-2
     assert np.abs(both - run(images, frame, 0 * tokens)).max() > 1e-2
     # Pixels are added after normalisation; tokens have no position.
-    np.testing.assert_allclose(run(images + frame * np.array(STD), 0 * frame, tokens), both, atol=2e-4)
+    np.testing.assert_allclose(run(images + frame * np.float32(STD), 0 * frame, tokens), both, atol=2e-4)
     np.testing.assert_allclose(run(images, frame, tokens[::-1]), both, atol=2e-4)
 
 

@@ -23,6 +23,7 @@ from jrobust.models.layers import at_least_float32
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # not ImageNet's
 STD = (0.26862954, 0.26130258, 0.27577711)
+DTYPES = ("float32", "bfloat16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CLIP:
     features are float32 at least, as are all parameters.
 
     Raises:
-      InputError: an unknown activation or interpolation; a mean or std that is not three numbers, or a std of 0.
+      InputError: an unknown dtype, activation or interpolation; a mean or std that is not three numbers, or a std of 0.
     """
 
     sizes: Sizes  # such as ARCHITECTURES["ViT-B/32"]
@@ -52,6 +53,8 @@ class CLIP:
                 raise InputError(f"{field} is {values}: expected three numbers, red, green and blue")
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}: every number must be positive")
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
         if self.activation not in ACTIVATIONS:
             raise unknown("activation", self.activation, ACTIVATIONS)
         if self.interpolation not in FORMS:
