@@ -1,13 +1,13 @@
 """BiasAdv on BAR, actions in typical places (ResNet-18 from ImageNet weights): Table 3 of the paper.
 
     python launch/run.py --config=configs/biasadv_bar.py:method=lff,biasadv --config.data.dir=DATA \\
-        --config.model.weights=resnet18.safetensors --workdir=RUN
+        --config.model.weights=resnet18.pth --workdir=RUN
 
 The words behind the colon (all in configs/biasadv.py): method=erm|jtt|lff, `biasadv`, ratio=1|5, and with `biasadv`
 preset=, numbers=, ablation=; `runlocal` is a size for two CPU cores. DATA holds BAR/train and BAR/test of Nam et al.
 ("Learning from Failure", NeurIPS 2020), of which 17 or 94 test images are moved into the training set. The table
-starts from torchvision's ImageNet ResNet-18: give its state_dict as .safetensors or .npz; the linear layer starts
-fresh. Without a file the networks start from random weights.
+starts from torchvision's ImageNet ResNet-18: give the file of its state_dict, .pth, .safetensors or .npz; the linear
+layer starts fresh. Without a file the networks start from random weights.
 
 Published, mean and standard deviation of three trials (accuracy on conflicting test images, `conflicting` of suite
 bias, at a ratio of 1 and 5 %):

@@ -1,13 +1,13 @@
 """BiasAdv on MetaShift's cats and dogs, indoors and outdoors (ResNet-18 from ImageNet weights): Table 4 of the paper.
 
     python launch/run.py --config=configs/biasadv_metashift.py:method=jtt,biasadv --config.data.dir=DATA \\
-        --config.model.weights=resnet18.safetensors --workdir=RUN
+        --config.model.weights=resnet18.pth --workdir=RUN
 
 The words behind the colon (all in configs/biasadv.py): method=erm|jtt|lff, `biasadv`, ratio=1|6|12, and with `biasadv`
 preset=, numbers=, ablation=; `runlocal` is a size for two CPU cores. DATA holds what MetaShift's own script for
 subpopulation shifts writes (Liang and Zou, ICLR 2022); docs/biasadv.md says how to run it. The table starts from
-torchvision's ImageNet ResNet-18: give its state_dict as .safetensors or .npz; the linear layer starts fresh. Without a
-file the networks start from random weights.
+torchvision's ImageNet ResNet-18: give the file of its state_dict, .pth, .safetensors or .npz; the linear layer starts
+fresh. Without a file the networks start from random weights.
 
 Published, mean and standard deviation of three trials (accuracy on all test images, then that of the worst of the four
 groups of class and place, `average` and `worst_group` of suite bias, each at a ratio of 1, 6 and 12 %):

@@ -119,7 +119,7 @@ def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | N
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
         raise InputError(
-            f"model.weights is {path!r}, which is no file: expected a .safetensors or .npz, or '' for none"
+            f"model.weights is {path!r}, which is no file: expected a .safetensors, .npz, .pt or .pth, or '' for none"
         )
 
     new_head = parts.config.model.get("new_head", False)

@@ -2,11 +2,11 @@
 
     python launch/evaluate.py --workdir=RUN --suite=robustness,attribution [--suite.eps=4/255 --suite.num_steps=5]
 
-Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE.safetensors, and the
-test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy, robustness,
-bias, autoattack (goes on where it was if it is killed), sanity, attribution, transfer (with --against=RUN,RUN) and
-localization. Their settings are those of config.evaluation; --suite.FIELD=VALUE changes one in every named suite that
-has it. Computes in float32 unless --dtype says otherwise.
+Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE (.safetensors or
+.pth), and the test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy,
+robustness, bias, autoattack (goes on where it was if it is killed), sanity, attribution, transfer (with
+--against=RUN,RUN) and localization. Their settings are those of config.evaluation; --suite.FIELD=VALUE changes one in
+every named suite that has it. Computes in float32 unless --dtype says otherwise.
 
 Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew. Status 1 after all
 of it means that a check of suite sanity failed. (Suite sanity takes images from the models of --against
@@ -86,7 +86,7 @@ def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[asse
     parts, shapes = assembly.reopen(workdir, DATA_DIR.value)
     if weights_file:
         if not pathlib.Path(weights_file).is_file():
-            raise InputError(f"{weights_file} is no file: expected --weights=FILE.safetensors, see launch/export.py")
+            raise InputError(f"{weights_file} is no file: expected --weights=FILE, a .safetensors, .npz or .pth")
         deployed = jax.eval_shape(parts.method.deployed, shapes)
         network = Variables(*weights.load(weights_file, parts.classifier, deployed.params, deployed.state))
         return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value)
