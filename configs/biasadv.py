@@ -160,6 +160,7 @@ def evaluation(config: ml_collections.ConfigDict) -> None:
         "corruptions": (),
         "corrupt_at": "native",  # before an image is resized to the network's size, or "resized"; unverified
         "corruption_seed": 0,
+        "dropout_cells": (0.02, 0.25),  # of Dropout, in fractions of a side; unverified
         "gallery": 0,  # images with Grad-CAM
         "cam_class": "predicted",  # or "label"; unverified
     }

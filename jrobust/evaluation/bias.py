@@ -13,6 +13,7 @@ import numpy as np
 
 from jrobust.attributions import grad_cam
 from jrobust.data import corruptions
+from jrobust.data.corruptions import DROPOUT_CELLS
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation import programs, transfer
 from jrobust.evaluation.accuracy import clean_columns, clean_warnings, joined, keep_valid
@@ -42,6 +43,7 @@ class Settings:
       corrupt_at: the size of the images when they are corrupted: "native" (as their files, resized afterwards) or
         "resized". Unverified in BiasAdv.
       corruption_seed: of the corruptions' draws.
+      dropout_cells: least and largest number of cells of Dropout, in fractions of a side. Unverified in BiasAdv.
       gallery: number of conflicting images with their Grad-CAM.
       cam_class: the class that Grad-CAM speaks of, the "predicted" one or the "label". Unverified in BiasAdv.
     """
@@ -49,6 +51,7 @@ class Settings:
     corruptions: tuple[str, ...] = ()
     corrupt_at: str = "native"
     corruption_seed: int = 0
+    dropout_cells: tuple[float, float] = DROPOUT_CELLS
     gallery: int = 0
     cam_class: str = "predicted"
 
@@ -217,7 +220,8 @@ def _corrupted(source: Any, name: str, settings: Settings) -> Any:
     """Return the source with corrupted images, cropped afterwards where the images are evaluated so."""
     if isinstance(source, Cropped):
         return dataclasses.replace(source, source=_corrupted(source.source, name, settings))
-    return corruptions.corrupted(source, name, settings.corruption_seed, settings.corrupt_at)
+    cells = settings.dropout_cells
+    return corruptions.corrupted(source, name, settings.corruption_seed, settings.corrupt_at, dropout_cells=cells)
 
 
 def _spread(positions: np.ndarray, count: int) -> np.ndarray:

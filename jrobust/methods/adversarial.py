@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jrobust import keys
 from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.attacks.pgd import Objective
-from jrobust.methods.network import NetworkMethod
+from jrobust.methods.network import NetworkMethod, accuracy
 from jrobust.models.classifier import Prediction
 from jrobust.training.method import Batch, Metrics
 
@@ -90,11 +90,6 @@ class AdversarialMethod(NetworkMethod):
             num_steps=self.num_steps,
             **options,
         ).adv_images
-
-
-def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the share of examples whose largest logit is the label's, float32[]."""
-    return jnp.mean(jnp.argmax(logits, -1) == labels)
 
 
 def near_start(images: jax.Array, key: jax.Array, index: jax.Array, scale: float) -> jax.Array:

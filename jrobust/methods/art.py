@@ -20,7 +20,7 @@ from jrobust import keys
 from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.attributions.agreement import cosine_distance
 from jrobust.methods.classes import negative_class
-from jrobust.methods.network import NetworkMethod
+from jrobust.methods.network import NetworkMethod, accuracy
 from jrobust.models.classifier import Prediction
 from jrobust.training.method import Batch, Metrics
 
@@ -96,7 +96,7 @@ class ART(NetworkMethod):
             "cross_entropy": ce,
             "attribution_loss": attribution_loss,
             "alignment": alignment,
-            "train_accuracy": jnp.mean(jnp.argmax(out.logits, -1) == labels),
+            "train_accuracy": accuracy(out.logits, labels),
         }
         return loss, (out.batch_stats, metrics)
 

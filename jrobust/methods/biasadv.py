@@ -17,7 +17,7 @@ from jrobust import keys
 from jrobust.attacks import Threat, cross_entropy, l2, linf, pgd
 from jrobust.errors import InputError
 from jrobust.methods.debiasing import Debiasing
-from jrobust.methods.network import NetworkMethod
+from jrobust.methods.network import NetworkMethod, accuracy
 from jrobust.models.auxiliary import split_norm, with_norm
 from jrobust.training.method import Batch, Metrics, Variables
 
@@ -101,7 +101,7 @@ class BiasAdv(NetworkMethod):
         moved = "auxiliary" if self.auxiliary_norm else "debiased"
         metrics = terms.metrics | {
             "adv_cross_entropy": jnp.mean(cross_entropy(adv.logits, labels)),
-            "adv_accuracy": jnp.mean(jnp.argmax(adv.logits, -1) == labels),
+            "adv_accuracy": accuracy(adv.logits, labels),
             "perturbation": jnp.mean(jnp.max(jnp.abs(adv_images - images), axis=(1, 2, 3))),
         }
         return loss, (terms.state | {moved: adv.batch_stats}, metrics)

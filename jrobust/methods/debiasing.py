@@ -12,10 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jrobust import keys
-from jrobust.attacks import cross_entropy
 from jrobust.methods.network import NetworkMethod
 from jrobust.models.classifier import Prediction
 from jrobust.training.method import Batch, Metrics, Variables
@@ -86,11 +84,3 @@ class Debiasing(NetworkMethod):
         """Return a train-mode prediction: batch statistics, and dropout drawn from keys of each example."""
         noise = keys.per_example(key, index)
         return self.classifier.apply(network.params, network.state, images, train=True, keys=noise)
-
-
-def clean_metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
-    """Return the cross-entropy and the accuracy of the debiased network on the clean images of a batch."""
-    return {
-        "cross_entropy": jnp.mean(cross_entropy(logits, labels)),
-        "train_accuracy": jnp.mean(jnp.argmax(logits, -1) == labels),
-    }

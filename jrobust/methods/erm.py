@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jrobust.attacks import cross_entropy
-from jrobust.methods.debiasing import Debiasing, Terms, clean_metrics
+from jrobust.methods.debiasing import Debiasing, Terms
 from jrobust.methods.generalized_cross_entropy import Form, generalized_cross_entropy
+from jrobust.methods.network import clean_metrics
 from jrobust.training.method import Batch, Variables
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from jrobust import keys
 from jrobust.errors import InputError
-from jrobust.methods.debiasing import Debiasing, Terms, clean_metrics
-from jrobust.methods.network import NetworkMethod
+from jrobust.methods.debiasing import Debiasing, Terms
+from jrobust.methods.network import NetworkMethod, clean_metrics
 from jrobust.training.method import Batch, Metrics, Replicated, Variables
 
 
@@ -56,10 +56,8 @@ class Identification(NetworkMethod):
         """Return mean CE(x), the next state, and metrics."""
         labels, index, noise = batch["label"], batch["index"], keys.per_example(key, batch["index"])
         out = self.classifier.apply(params, state["network"], batch["image"], train=True, keys=noise)
-        rows = (index, jnp.argmax(out.logits, -1) != labels)
-        if (axis := self.classifier.module.axis_name) is not None:  # every device of a pmap keeps all rows
-            rows = jax.lax.all_gather(rows, axis, tiled=True)
-        wrong = state["wrong"].at[rows[0]].set(rows[1], mode="drop")
+        rows, wrong_now = self.gathered((index, jnp.argmax(out.logits, -1) != labels))  # every device keeps all rows
+        wrong = state["wrong"].at[rows].set(wrong_now, mode="drop")
         metrics = clean_metrics(out.logits, labels)
         return metrics["cross_entropy"], ({"network": out.batch_stats, "wrong": wrong}, metrics)
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from jrobust.attacks import cross_entropy
 from jrobust.errors import InputError
-from jrobust.methods.debiasing import Debiasing, Terms, clean_metrics
+from jrobust.methods.debiasing import Debiasing, Terms
 from jrobust.methods.generalized_cross_entropy import Form, generalized_cross_entropy
 from jrobust.methods.loss_table import LossTable, relative_difficulty
+from jrobust.methods.network import clean_metrics
 from jrobust.training.method import Batch, Replicated, Variables
 
 
@@ -70,9 +71,7 @@ class LfF(Debiasing):
         """Return W float32[B] and the state with the updated table."""
         if self.weight == "instant":
             return relative_difficulty(biased, debiased), state
-        rows = (index, labels, debiased, biased)
-        if (axis := self.classifier.module.axis_name) is not None:  # every device of a pmap updates the whole table
-            rows = jax.lax.all_gather(rows, axis, tiled=True)
+        rows = self.gathered((index, labels, debiased, biased))  # every device updates the whole table
         table = state["losses"].value.update(*rows, self.alpha)
         weights = table.difficulty(index, labels, self.classifier.num_classes)
         return weights, state | {"losses": Replicated(table)}

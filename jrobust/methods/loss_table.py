@@ -46,10 +46,10 @@ class LossTable:
         label = self.label.at[index].set(labels.astype(jnp.int32), mode="drop")
         return LossTable(averaged(self.debiased, debiased), averaged(self.biased, biased), label)
 
-    def difficulty(self, index: jax.Array, labels: jax.Array, num_classes: int, floor: float = 1e-8) -> jax.Array:
+    def difficulty(self, index: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
         """Return the weight W of the images `index`: float32[B] in [0, 1], near 1 where the biased network fails.
 
-            W_i = b_i / (b_i + d_i + floor),   b_i = biased_i / max_{j: y_j = y_i} biased_j,   d_i likewise
+            W_i = b_i / (b_i + d_i + 1e-8),   b_i = biased_i / max_{j: y_j = y_i} biased_j,   d_i likewise
 
         The maximum is over all images of the class that were ever seen, not over the batch.
         """
@@ -60,9 +60,9 @@ class LossTable:
             highest = jnp.maximum(highest, jnp.finfo(jnp.float32).tiny)
             return losses.at[index].get(mode="fill", fill_value=0) / highest[labels]
 
-        return relative_difficulty(relative(self.biased), relative(self.debiased), floor)
+        return relative_difficulty(relative(self.biased), relative(self.debiased))
 
 
-def relative_difficulty(biased: jax.Array, debiased: jax.Array, floor: float = 1e-8) -> jax.Array:
-    """Return biased / (biased + debiased + floor): how much harder the biased network finds an image, in [0, 1]."""
-    return biased / (biased + debiased + floor)
+def relative_difficulty(biased: jax.Array, debiased: jax.Array) -> jax.Array:
+    """Return biased / (biased + debiased + 1e-8): how much harder the biased network finds an image, in [0, 1]."""
+    return biased / (biased + debiased + 1e-8)

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jrobust.attacks import cross_entropy
-from jrobust.methods.adversarial import AdversarialMethod, Terms, accuracy, near_start
+from jrobust.methods.adversarial import AdversarialMethod, Terms, near_start
 from jrobust.methods.classes import negative_class
+from jrobust.methods.network import accuracy
 from jrobust.training.method import Batch
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from jrobust.attacks import cross_entropy
 from jrobust.models.classifier import Classifier
 from jrobust.training.method import Batch, Metrics, Variables
 
@@ -32,6 +34,11 @@ class NetworkMethod(abc.ABC):
         """Return fresh variables in which every network starts from what `load` makes of its own."""
         return load(variables)
 
+    def gathered(self, rows: Any) -> Any:
+        """Return arrays of one row an example for the whole batch: under `pmap` those of all devices in turn."""
+        axis = self.classifier.module.axis_name
+        return rows if axis is None else jax.lax.all_gather(rows, axis, tiled=True)
+
     def deployed(self, variables: Variables) -> Variables:
         """Return the variables of the one network that is evaluated and exported."""
         return variables
@@ -39,3 +46,13 @@ class NetworkMethod(abc.ABC):
     def logits(self, deployed: Variables, images: jax.Array, *, beta: float | None = None) -> jax.Array:
         """Return float32[B, K] in inference mode, masks without noise; `beta` puts softplus in the place of ReLU."""
         return self.classifier.apply(deployed.params, deployed.state, images, beta=beta, mask_mode="mean").logits
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the share of examples whose largest logit is the label's, float32[]."""
+    return jnp.mean(jnp.argmax(logits, -1) == labels)
+
+
+def clean_metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
+    """Return the mean cross-entropy and the accuracy on the clean images of a batch."""
+    return {"cross_entropy": jnp.mean(cross_entropy(logits, labels)), "train_accuracy": accuracy(logits, labels)}

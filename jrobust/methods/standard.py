@@ -6,11 +6,9 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jrobust import keys
-from jrobust.attacks import cross_entropy
-from jrobust.methods.network import NetworkMethod
+from jrobust.methods.network import NetworkMethod, clean_metrics
 from jrobust.training.method import Batch, Metrics
 
 
@@ -23,6 +21,5 @@ class Standard(NetworkMethod):
         out = self.classifier.apply(
             params, state, batch["image"], train=True, keys=keys.per_example(key, batch["index"])
         )
-        loss = jnp.mean(cross_entropy(out.logits, batch["label"]))
-        accuracy = jnp.mean(jnp.argmax(out.logits, -1) == batch["label"])
-        return loss, (out.batch_stats, {"cross_entropy": loss, "train_accuracy": accuracy})
+        metrics = clean_metrics(out.logits, batch["label"])
+        return metrics["cross_entropy"], (out.batch_stats, metrics)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jrobust.attacks import cross_entropy, kl
-from jrobust.methods.adversarial import AdversarialMethod, Terms, accuracy, near_start
+from jrobust.methods.adversarial import AdversarialMethod, Terms, near_start
+from jrobust.methods.network import accuracy
 from jrobust.training.method import Batch
 
 

@@ -65,8 +65,8 @@ class Dimmed(ArraySource):
 def dimming(monkeypatch):
     made = []
 
-    def corrupted(source, *arguments):
-        made.append((Dimmed(source), *arguments))
+    def corrupted(source, *arguments, dropout_cells):
+        made.append((Dimmed(source), *arguments, dropout_cells))
         return made[-1][0]
 
     monkeypatch.setattr(bias.corruptions, "corrupted", corrupted)
@@ -128,9 +128,13 @@ def test_a_set_of_aligned_images_alone(stamped, make_images):
 
 def test_corrupted_images_are_made_once_for_all_models(stamped, unbalanced, dimming):
     other = dataclasses.replace(stamped, name="inverse", variables=jnp.float32(-1))
-    settings = bias.Settings(corruptions=("jpeg", "cutout"), corrupt_at="resized", corruption_seed=3)
+    settings = bias.Settings(
+        corruptions=("jpeg", "cutout"), corrupt_at="resized", corruption_seed=3, dropout_cells=(0.1, 0.2)
+    )
     record = bias.run(stamped, unbalanced, settings, against=[other], batch_size=5, progress=False)
-    assert [arguments for _, *arguments in dimming[-2:]] == [["cutout", 3, "resized"], ["jpeg", 3, "resized"]]
+    assert [arguments for _, *arguments in dimming[-2:]] == [
+        [name, 3, "resized", (0.1, 0.2)] for name in ("cutout", "jpeg")
+    ]
     assert all(sorted(set(source.read)) == list(range(22)) and len(source.read) == 22 for source, *_ in dimming[-2:])
     table = record.tables["corruptions"]
     assert table["columns"] == ["corruption", "average", "conflicting", "average of inverse", "conflicting of inverse"]

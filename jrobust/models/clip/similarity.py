@@ -26,7 +26,7 @@ def similarity(
 
     `logit_scale` is the leaf of that name in a model's parameters, about log 100 in the released weights.
     """
-    # In full precision: a scale of 100 makes of ten-bit products errors in the first decimal.
+    # In full precision: a scale of 100 enlarges the errors of shorter products.
     cosines = jnp.matmul(unit(image_features), unit(text_features).T, precision=jax.lax.Precision.HIGHEST)
     return cosines if logit_scale is None else jnp.exp(logit_scale) * cosines
 
