@@ -23,7 +23,7 @@ from jrobust.models.wide_resnet import WideResNet
 # The CIFAR ResNets of He et al., 6 n + 2 layers with parameter-free shortcuts.
 HE_CIFAR = {"width": 16, "stem": "cifar", "shortcut": "pad", "kernel_init": he_fan_in, "head_init": he_fan_in}
 
-# Name -> (module class, fields fixed by the name, fields a config may set).
+# Name -> (module class, fields that the name sets, fields a config may set).
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
     "wide_resnet": (WideResNet, {}, ("depth", "width", "dropout", "remat")),
     "resnet18": (ResNet, {"stages": (2, 2, 2, 2), "kernel_init": he_fan_out}, ("last_stride", "remat")),
@@ -35,6 +35,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
     "resnet18_cifar": (ResNet, {"stages": (2, 2, 2, 2), "stem": "cifar"}, ("remat",)),
     "resnet20_cifar": (ResNet, {"stages": (3, 3, 3), **HE_CIFAR}, ("remat",)),
     "resnet56_cifar": (ResNet, {"stages": (9, 9, 9), **HE_CIFAR}, ("remat",)),
+    "vgg16": (VGG, {"batch_norm": False, "grid": 7, "hidden": 4096, "dropout": 0.5}, ("width", "hidden", "dropout")),
     "vgg16_cifar": (VGG, {}, ()),
     "small_cnn": (SmallCNN, {}, ("width", "dropout")),
     "mlp": (MLP, {}, ("depth", "width", "dropout")),
@@ -87,7 +88,7 @@ def build(
         raise InputError(
             "model.mean and model.std are not set: expected one number for each channel, in units of [0, 1]"
         )
-    module = network(num_classes=num_classes, dtype=jnp.dtype(dtype), **fixed, **settings)
+    module = network(num_classes=num_classes, dtype=jnp.dtype(dtype), **fixed | settings)
     if config.get("fsr"):
         module = module.clone(fsr=_separation(name, config["fsr"], getattr(module, "blocks", ())))
     return Classifier(
@@ -97,7 +98,7 @@ def build(
         num_classes=num_classes,
         input_shape=tuple(input_shape),  # type: ignore[arg-type]
         resize_to=config.get("resize_to") or None,
-        freeze_norm=_frozen(config),
+        freeze_norm=_frozen(fixed | config),
     )
 
 
@@ -112,7 +113,7 @@ def _frozen(config: Mapping[str, Any]) -> bool:
 
 def _check(name: str, settings: Mapping[str, Any]) -> None:
     """Raise InputError for a value that the network cannot take."""
-    for field in ("depth", "width"):
+    for field in ("depth", "width", "hidden"):
         if field in settings and settings[field] < 1:
             raise InputError(f"model.{field} is {settings[field]}: expected a positive whole number")
     if settings.get("last_stride", 2) not in (1, 2):

@@ -3,6 +3,7 @@
 | layout | networks | differs from torchvision's names in |
 |---|---|---|
 | torchvision | ResNet-18, ResNet-50 | - |
+| torchvision_vgg | VGG16 without batch norm | `features.2` for layer1/conv2, `classifier.3` for fc2 |
 | cifar_resnet | akamaster's CIFAR ResNets, kuangliu's ResNet-18 | `linear` for fc, `shortcut` for downsample |
 | wide_resnet | WRN-d-k of ART, TRADES, RobustBench | `block1.layer.0` for layer1/0, `convShortcut` for shortcut |
 | vgg | VGG16 of FSR's released code | `block0.3` for layer1/conv2, `classifier.4` for fc |
@@ -11,6 +12,9 @@ The FSR module at its place in the released code (block4, of a wide ResNet block
 `recalibration.rec_net` and `aux.0` as there; one elsewhere, which no released code has, puts `fsr_block<i>.` before.
 Wide ResNets of TRADES and their descendants carry a second copy of the first group that is never called,
 `sub_block1`: it is passed over in reading and not written.
+
+torchvision's file of VGG16's features alone (`vgg16_features-amdegroot`) has no usable numbers for the three linear
+layers: it serves where these are to be new.
 
 Convolutions are OIHW in PyTorch and HWIO here, linear weights (out, in) and (in, out).
 """
@@ -85,12 +89,23 @@ VGG_NAMES = (
     *((f"^layer{i + 1}", f"block{i}") for i in range(5)),
     *((f"^{name}$", f"classifier.{2 * i}") for i, name in enumerate(("fc1", "fc2", "fc"))),
 )
+# Places of VGG16's convolutions, one tuple a group: between them are activations and max-pools.
+VGG_PLACES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+TORCHVISION_VGG = (
+    *(
+        (rf"^layer{i}\.conv{j}$", f"features.{place}")
+        for i, places in enumerate(VGG_PLACES, start=1)
+        for j, place in enumerate(places, start=1)
+    ),
+    *((f"^{name}$", f"classifier.{3 * i}") for i, name in enumerate(("fc1", "fc2", "fc"))),
+)
 WIDE_NAMES = ((r"^layer(\d)\.(\d+)", r"block\1.layer.\2"), ("shortcut", "convShortcut"))
 
 LAYOUTS = {
     layout.name: layout
     for layout in (
         Layout("wide_resnet", WIDE_NAMES + BLOCK3, ("block1.layer.",), ("sub_block1.",)),
+        Layout("torchvision_vgg", TORCHVISION_VGG + BLOCK4, ("features.",)),
         Layout("vgg", VGG_NAMES + BLOCK4, ("block0.",)),
         Layout("cifar_resnet", ((r"\bdownsample\b", "shortcut"), (r"^fc$", "linear"), *BLOCK4), ("linear.",)),
         Layout("torchvision", BLOCK4, ("conv1.", "layer1.", "fc.")),
@@ -127,9 +142,9 @@ def layout_of(classifier: Classifier) -> str:
     module = classifier.module
     if isinstance(module, ResNet):
         return "cifar_resnet" if module.stem == "cifar" else "torchvision"
-    return next(
-        (name for kind, name in ((WideResNet, "wide_resnet"), (VGG, "vgg")) if isinstance(module, kind)), "torchvision"
-    )
+    if isinstance(module, VGG):
+        return "vgg" if module.batch_norm else "torchvision_vgg"
+    return "wide_resnet" if isinstance(module, WideResNet) else "torchvision"
 
 
 def is_head(path: str) -> bool:
@@ -170,10 +185,12 @@ def from_torch(
       arrays: by PyTorch's names; a prefix `module.` (DataParallel) and `num_batches_tracked` are passed over.
       params, batch_stats: fix the structure, shapes and dtypes; only a kept head gives numbers.
       source: the file's name, for messages.
-      replace_head: keep the linear layer `fc` of `params` and the auxiliary heads, for other classes than the file's.
+      replace_head: keep the linear layer `fc` of `params` and the auxiliary heads, for other classes than the file's;
+        of a VGG16 all linear layers, where the file has features alone.
 
     Raises:
-      InputError: an unknown layout; missing or surplus names; a shape that differs; or no floating-point numbers.
+      InputError: an unknown layout; missing or surplus names; a shape that differs; or no finite numbers of floating
+        point.
     """
     names = {name.removeprefix("module."): name for name in arrays if not name.endswith("num_batches_tracked")}
     layout = detect(list(names))
@@ -182,6 +199,8 @@ def from_torch(
             f"{source} has keys such as {some(sorted(names))}: expected one of the layouts {', '.join(LAYOUTS)}"
         )
     names = {name: full for name, full in names.items() if not name.startswith(layout.unused)}
+    linear = [arrays[full] for name, full in names.items() if name.startswith("classifier.")]
+    hollow = layout.name == "torchvision_vgg" and not any(np.isfinite(array).any() for array in linear)
     new: dict[str, dict[str, Any]] = {}
     expected = set()
     missing = []
@@ -190,7 +209,7 @@ def from_torch(
         for path, old in flatten(tree).items():
             name = layout.foreign(path)
             expected.add(name)
-            if replace_head and is_head(path):
+            if replace_head and (is_head(path) or (hollow and path.startswith("fc"))):
                 new[collection][path] = old
             elif name not in names:
                 missing.append(name)
@@ -212,7 +231,7 @@ def check_names(source: str, missing: list[str], surplus: list[str], layout: str
 
 
 def fit(array: np.ndarray, old: Any, what: str) -> np.ndarray:
-    """Return `array` in the dtype of `old`, or raise InputError where shapes differ or it is not floating point."""
+    """Return `array` in the dtype of `old`; InputError where shapes differ or it is not finite floating point."""
     if array.shape != old.shape:
         hint = "; to start with a new head of this model's classes, ask for it (replace_head, model.new_head)"
         raise InputError(
@@ -221,7 +240,10 @@ def fit(array: np.ndarray, old: Any, what: str) -> np.ndarray:
         )
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
         raise InputError(f"{what} has dtype {array.dtype}, expected floating point: the file is of another kind")
-    return array.astype(old.dtype)
+    array = array.astype(old.dtype)
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} has numbers that are not finite: the file is of other layers or of a failed training")
+    return array
 
 
 def _own(path: str, array: np.ndarray, old: Any, what: str) -> np.ndarray:

@@ -25,12 +25,14 @@ COUNTS = [
     ("resnet56_cifar", {}, 10, 32, 853_018),
     ("wide_resnet", {"depth": 34, "width": 10}, 10, 32, 46_160_474),
     ("vgg16_cifar", {}, 10, 32, 15_253_578),
+    ("vgg16", {}, 1000, 224, 138_357_544),
 ]
 MACS = [
     ("wide_resnet", {"depth": 28, "width": 10}, 10, 32, 5.243e9),
     ("wide_resnet", {"depth": 40, "width": 2}, 10, 32, 0.328e9),
     ("wide_resnet", {"depth": 28, "width": 10}, 17, 128, 83.893e9),
     ("resnet50", {}, 1000, 224, 4.089e9),
+    ("vgg16", {}, 1000, 224, 15.470e9),
     ("resnet18_cifar", {}, 10, 32, 555.4e6),
     ("resnet18_cifar", {"fsr": {"tau": 0.1}}, 10, 32, 555.4e6 + 20.07e6),
     ("vgg16_cifar", {"fsr": {"tau": 0.1}}, 10, 32, 313.7e6 + 20.07e6),
@@ -44,6 +46,7 @@ SMALL = [
     ("small_cnn", {"dropout": 0.2}),
     ("mlp", {"dropout": 0.2}),
     ("vgg16_cifar", {}),
+    ("vgg16", {}),
     ("vgg16_cifar", {"fsr": {"hidden": 8}}),
     ("wide_resnet", {"depth": 10, "width": 1, "dropout": 0.2, "fsr": {"positions": ("block1", "block3")}}),
     ("resnet18_cifar", {"fsr": {"separation": "greedy"}}),
@@ -115,6 +118,26 @@ def test_last_stride_sets_the_last_map(build, stride, side):
     _, prediction = shapes(build("resnet50", size=224, num_classes=200, last_stride=stride))
     assert prediction.intermediates["layer4"].shape == (2, side, side, 2048)
     assert prediction.intermediates["stem"].shape == (2, 56, 56, 64)
+
+
+def test_dropout_of_a_vgg_belongs_to_the_example_and_the_layer(build, keys):
+    """Of three linear layers, the last one the sum of the 500 units it sees: its logits count what dropout keeps."""
+    classifier = build("vgg16", width=1, hidden=500, num_classes=1)
+    params, _ = jax.eval_shape(classifier.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
+    params["fc1"]["bias"] += 1.0
+    params["fc2"]["kernel"] = jnp.eye(500)
+    params["fc"]["kernel"] += 1.0
+    images = jnp.zeros((8, 32, 32, 3))
+    run = jax.jit(lambda x, k, train: classifier.apply(params, {}, x, keys=k, train=train).logits, static_argnums=2)
+    np.testing.assert_array_equal(run(images, None, False), np.full((8, 1), 500))
+    kept = run(images, keys, True)
+    assert float(kept.mean()) == pytest.approx(500, rel=0.1)  # a quarter of the units, each four times as large
+    assert (kept % 4 == 0).all() and len(set(np.asarray(kept[:, 0]))) > 4
+    order = jnp.array([3, 0, 7])
+    np.testing.assert_array_equal(run(images[:3], keys[order], True), kept[order])
+    with pytest.raises(ValueError, match="keys"):
+        run(images, None, True)
 
 
 def test_parameter_names_are_torchvisions(build):

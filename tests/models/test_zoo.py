@@ -41,6 +41,8 @@ def test_arguments_win_over_the_section():
         ({"width": 0}, "model.width is 0"),
         ({"dropout": 1.0}, "model.dropout is 1.0"),
         ({"name": "resnet50", "last_stride": 3}, "expected 1 or 2"),
+        ({"name": "vgg16", "hidden": 0}, "model.hidden is 0"),
+        ({"name": "vgg16", "freeze_norm": True}, "would switch off dropout"),
         ({"dtype": "float16"}, "unknown model.dtype 'float16'"),
         ({"dtype": "float64"}, "JAX_ENABLE_X64"),
         ({"mean": (), "std": ()}, "model.mean and model.std are not set"),

@@ -15,6 +15,7 @@ CASES = [
     ("resnet18_cifar", {}, "cifar_resnet", "layer2.0.shortcut.0.weight", "linear.bias"),
     ("wide_resnet", {"depth": 10, "width": 1}, "wide_resnet", "block2.layer.0.convShortcut.weight", "bn1.running_var"),
     ("vgg16_cifar", {}, "vgg", "block2.6.bias", "block4.7.running_mean"),
+    ("vgg16", {"width": 2, "hidden": 6}, "torchvision_vgg", "features.28.bias", "classifier.6.weight"),
     (
         "resnet18_cifar",
         {"fsr": {"positions": ("block3", "block4")}},
@@ -131,6 +132,7 @@ def test_a_new_head_is_new_auxiliary_heads_too(variables, tmp_path):
         ("resnet18_cifar", {}, "cifar_resnet"),
         ("resnet18", {"size": 64}, "torchvision"),
         ("vgg16_cifar", {}, "vgg"),
+        ("vgg16", {"width": 2, "hidden": 6}, "torchvision_vgg"),
         ("wide_resnet", {"depth": 10, "width": 1}, "wide_resnet"),
         ("small_cnn", {"width": 4}, "torchvision"),
     ],
@@ -174,7 +176,11 @@ def test_prefixes_and_counters_of_pytorch_are_passed_over(saved):
         (lambda f: f | {"layer3.9.bn1.bias": f["bn1.bias"]}, "has the surplus layer3.9.bn1.bias"),
         (lambda f: f | {"bn1.bias": np.zeros(17, np.float32)}, r"bn1.bias has shape \(17,\), expected \(16,\)"),
         (lambda f: f | {"bn1.bias": np.zeros(16, np.int64)}, "int64.*floating point"),
-        (lambda f: {"weird": f["bn1.bias"]}, "keys such as weird.*wide_resnet, vgg, cifar_resnet, torchvision"),
+        (lambda f: f | {"bn1.bias": np.full(16, np.nan, np.float32)}, "bn1.bias has numbers that are not finite"),
+        (
+            lambda f: {"weird": f["bn1.bias"]},
+            "keys such as weird.*wide_resnet, torchvision_vgg, vgg, cifar_resnet, torchvision",
+        ),
         (lambda f: {k: v for k, v in f.items() if not k.startswith("layer1")}, r"and \d+ more"),
     ],
 )
