@@ -12,6 +12,7 @@ from jrobust.errors import InputError, unknown
 from jrobust.methods.adversarial import Adversarial, AdversarialMethod
 from jrobust.methods.art import ART
 from jrobust.methods.biasadv import BiasAdv
+from jrobust.methods.contrastive import Contrastive
 from jrobust.methods.debiasing import Debiasing
 from jrobust.methods.erm import ERM
 from jrobust.methods.fsr import FSR
@@ -19,9 +20,12 @@ from jrobust.methods.jtt import JTT, Identification
 from jrobust.methods.lff import LfF
 from jrobust.methods.mart import MART
 from jrobust.methods.network import NetworkMethod
+from jrobust.methods.pmg_aft import PMGAFT
 from jrobust.methods.standard import Standard
 from jrobust.methods.trades import TRADES
 from jrobust.models.classifier import Classifier
+from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.models.network import Network
 
 METHODS: dict[str, type[NetworkMethod]] = {
     "standard": Standard,
@@ -33,14 +37,25 @@ METHODS: dict[str, type[NetworkMethod]] = {
     "identification": Identification,
     "jtt": JTT,
     "lff": LfF,
+    "pmg_aft": PMGAFT,
+    "contrastive": Contrastive,
 }
 _RADII = ("eps", "step_size")
-_PARTS = ("classifier", "base", "num_examples")  # fields that no config sets
-_NOT_NEGATIVE = ("num_steps", "debiased_weight", "adv_weight", "step_ratio", "alpha")
+_PARTS = ("classifier", "base", "num_examples", "class_tokens")  # fields that no config sets
+_NOT_NEGATIVE = ("num_steps", "debiased_weight", "adv_weight", "step_ratio", "alpha", "general_weight", "clean_weight")
 _AT_MOST_1 = ("q", "alpha")
+# Methods that train nothing but CLIP, and all that can: the others need ReLUs, or networks that `init` makes.
+_OF_CLIP = ("pmg_aft", "contrastive")
+_ON_CLIP = (*_OF_CLIP, "standard", "adversarial", "trades", "mart")
 
 
-def build(section: Mapping[str, Any], classifier: Classifier, *, num_examples: int = 0) -> NetworkMethod:
+def build(
+    section: Mapping[str, Any],
+    classifier: Network,
+    *,
+    num_examples: int = 0,
+    class_tokens: tuple[tuple[tuple[int, ...], ...], ...] = (),
+) -> NetworkMethod:
     """Return the method of `config.method`: `name` picks the class, every other field is one of its numbers.
 
     A subsection `fsr` or `biasadv` with the numbers of `FSR` or `BiasAdv` puts that on top of the named method. With
@@ -50,9 +65,11 @@ def build(section: Mapping[str, Any], classifier: Classifier, *, num_examples: i
       section: of the config.
       classifier: the network.
       num_examples: of the training set, for methods that remember each image.
+      class_tokens: the texts of each class, for contrastive training.
 
     Raises:
       InputError: an unknown method, a field it lacks, a missing field, or a value that is none of the allowed words; a
+        method of CLIP on another network, or one that CLIP has no place for; a
         subsection `fsr` without modules in the network or the reverse; a subsection on a method that cannot carry it,
         or none on a method that is nothing without it.
     """
@@ -60,11 +77,14 @@ def build(section: Mapping[str, Any], classifier: Classifier, *, num_examples: i
     name, fsr, biasadv = values.pop("name"), values.pop("fsr", None), values.pop("biasadv", None)
     if name not in METHODS:
         raise unknown("method", name, METHODS)
+    _check_network(name, classifier)
     numbers = _numbers(METHODS[name], f"method {name!r}", "method", values)
     if "num_examples" in METHODS[name].__dataclass_fields__:
         numbers["num_examples"] = num_examples
+    if "class_tokens" in METHODS[name].__dataclass_fields__:
+        numbers["class_tokens"] = class_tokens
     method = METHODS[name](classifier, **numbers)
-    if (fsr is not None) != (getattr(classifier.module, "fsr", None) is not None):
+    if (fsr is not None) != (getattr(getattr(classifier, "module", None), "fsr", None) is not None):
         found, lacking = ("method.fsr", "model.fsr") if fsr is not None else ("model.fsr", "method.fsr")
         raise InputError(f"{found} is set and {lacking} is not: one is the modules, the other their losses; set both")
     if fsr is not None and biasadv is not None:
@@ -78,10 +98,19 @@ def build(section: Mapping[str, Any], classifier: Classifier, *, num_examples: i
     return method if fsr is None else _separated(method, name, dict(fsr))
 
 
+def _check_network(name: str, classifier: Network) -> None:
+    """Raise InputError where a method and a network do not go together."""
+    if isinstance(classifier, ZeroShot) and name not in _ON_CLIP:
+        raise InputError(f"method {name!r} cannot train model 'clip': expected one of {', '.join(_ON_CLIP)}")
+    if not isinstance(classifier, ZeroShot) and name in _OF_CLIP:
+        raise InputError(f"method {name!r} trains CLIP alone: expected model.name 'clip'")
+
+
 def _bias_adversarial(base: NetworkMethod, name: str, values: dict[str, Any]) -> BiasAdv:
     """Return BiasAdv on top of a method."""
     if not isinstance(base, Debiasing):
         raise InputError(f"method {name!r} does not carry method.biasadv: expected erm, jtt or lff")
+    assert isinstance(base.classifier, Classifier)  # as _check_network says
     numbers = _numbers(BiasAdv, "method.biasadv", "method.biasadv", values)
     return BiasAdv(base.classifier, base, **numbers)
 
@@ -90,6 +119,7 @@ def _separated(base: NetworkMethod, name: str, values: dict[str, Any]) -> FSR:
     """Return FSR on top of a method."""
     if not isinstance(base, AdversarialMethod):
         raise InputError(f"method {name!r} does not carry method.fsr: expected adversarial, trades or mart")
+    assert isinstance(base.classifier, Classifier)
     method = FSR(base.classifier, base, **_numbers(FSR, "method.fsr", "method.fsr", values))
     if not base.forwards_clean and (method.auxiliary_on != "adv" or method.auxiliary_kl):
         raise InputError(
@@ -135,10 +165,12 @@ __all__ = [
     "JTT",
     "MART",
     "METHODS",
+    "PMGAFT",
     "TRADES",
     "Adversarial",
     "AdversarialMethod",
     "BiasAdv",
+    "Contrastive",
     "Debiasing",
     "Identification",
     "LfF",

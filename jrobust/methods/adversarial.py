@@ -14,7 +14,7 @@ from jrobust import keys
 from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.attacks.pgd import Objective
 from jrobust.methods.network import NetworkMethod, accuracy
-from jrobust.models.classifier import Prediction
+from jrobust.models.network import Prediction
 from jrobust.training.method import Batch, Metrics
 
 

@@ -21,7 +21,8 @@ from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.attributions.agreement import cosine_distance
 from jrobust.methods.classes import negative_class
 from jrobust.methods.network import NetworkMethod, accuracy
-from jrobust.models.classifier import Prediction
+from jrobust.models.classifier import Classifier
+from jrobust.models.network import Prediction
 from jrobust.training.method import Batch, Metrics
 
 Objective = Literal["equation5", "equation2", "equation4_l2", "equation4_cosine"]
@@ -61,6 +62,7 @@ class ART(NetworkMethod):
         outer ones.
     """
 
+    classifier: Classifier
     eps: float
     step_size: float
     num_steps: int

@@ -19,6 +19,7 @@ from jrobust.errors import InputError
 from jrobust.methods.debiasing import Debiasing
 from jrobust.methods.network import NetworkMethod, accuracy
 from jrobust.models.auxiliary import split_norm, with_norm
+from jrobust.models.classifier import Classifier
 from jrobust.training.method import Batch, Metrics, Variables
 
 
@@ -53,6 +54,7 @@ class BiasAdv(NetworkMethod):
         uniformly from the Linf ball that S steps can reach.
     """
 
+    classifier: Classifier
     base: Debiasing
     debiased_weight: float
     adv_weight: float

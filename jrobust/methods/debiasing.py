@@ -15,7 +15,7 @@ import jax
 
 from jrobust import keys
 from jrobust.methods.network import NetworkMethod
-from jrobust.models.classifier import Prediction
+from jrobust.models.network import Prediction
 from jrobust.training.method import Batch, Metrics, Variables
 
 

@@ -20,7 +20,8 @@ from jrobust.attacks import cross_entropy, kl
 from jrobust.methods.adversarial import AdversarialMethod, Terms
 from jrobust.methods.classes import negative_class
 from jrobust.methods.network import NetworkMethod
-from jrobust.models.classifier import Prediction
+from jrobust.models.classifier import Classifier
+from jrobust.models.network import Prediction
 from jrobust.models.fsr import Auxiliary
 from jrobust.training.method import Batch, Metrics
 
@@ -44,6 +45,7 @@ class FSR(NetworkMethod):
       auxiliary_kl: adds to L_sep and L_rec the KL of their outputs on x against those on x', as some later code does.
     """
 
+    classifier: Classifier
     base: AdversarialMethod
     separation_weight: float = 1.0
     recalibration_weight: float = 1.0

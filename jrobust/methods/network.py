@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jrobust.attacks import cross_entropy
-from jrobust.models.classifier import Classifier
+from jrobust.models.network import Network
 from jrobust.training.method import Batch, Metrics, Variables
 
 
@@ -19,7 +19,7 @@ from jrobust.training.method import Batch, Metrics, Variables
 class NetworkMethod(abc.ABC):
     """A method whose parameters are those of one classifier and whose state is its batch statistics."""
 
-    classifier: Classifier
+    classifier: Network
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return fresh variables of the classifier; the shape of the images is the classifier's own."""
@@ -36,7 +36,7 @@ class NetworkMethod(abc.ABC):
 
     def gathered(self, rows: Any) -> Any:
         """Return arrays of one row an example for the whole batch: under `pmap` those of all devices in turn."""
-        axis = self.classifier.module.axis_name
+        axis = self.classifier.axis_name
         return rows if axis is None else jax.lax.all_gather(rows, axis, tiled=True)
 
     def deployed(self, variables: Variables) -> Variables:

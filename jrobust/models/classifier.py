@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jrobust.errors import InputError
-
-
-class Prediction(NamedTuple):
-    """What one forward pass gives."""
-
-    logits: jax.Array  # float32[B, K]
-    batch_stats: Any  # updated in train mode, otherwise as given
-    intermediates: dict[str, Any]  # feature maps, and the `Auxiliary` of each FSR module; empty unless asked for
+from jrobust.models.network import Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +112,11 @@ class Classifier:
         result, updates = self.module.apply(variables, z, train=train, beta=beta, keys=keys, **mode, mutable=mutable)
         logits, seen = result
         return Prediction(logits, updates.get("batch_stats", batch_stats), seen if intermediates else {})
+
+    @property
+    def axis_name(self) -> str | None:
+        """The pmap axis over which batch norm is synchronised; None for none."""
+        return self.module.axis_name
 
     @property
     def has_map(self) -> bool:

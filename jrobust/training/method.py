@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
+
+from jrobust.replicated import Replicated
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -16,18 +17,6 @@ class Variables(NamedTuple):
 
     params: Any
     state: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Replicated:
-    """State that the method itself keeps equal on all devices: tables over the whole data set, frozen networks.
-
-    Under `pmap` the trainer averages floating-point state over the devices, but not this: a mean over three devices
-    would round it.
-    """
-
-    value: Any
 
 
 class Method(Protocol):
@@ -54,3 +43,6 @@ class Method(Protocol):
         `beta` replaces every ReLU by a softplus of that sharpness; None keeps the ReLU.
         """
         ...
+
+
+__all__ = ["Batch", "Method", "Metrics", "Replicated", "Variables"]

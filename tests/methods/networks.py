@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jrobust.models.classifier import Prediction
+from jrobust.models.network import Prediction
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jrobust.methods.classes import negative_class
 from jrobust.methods.mart import MART, boosted_cross_entropy, weighted_kl
 from jrobust.methods.trades import TRADES
 from jrobust.models import zoo
-from jrobust.models.classifier import Prediction
+from jrobust.models.network import Prediction
 from tests.attacks import toy
 from tests.methods import networks
 
