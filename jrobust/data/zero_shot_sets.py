@@ -1,0 +1,108 @@
+"""The data sets on which models are tried without training on them: PMG-AFT's sixteen, and the tasks of `shapes`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jrobust.data import shapes
+from jrobust.data.registry import load
+from jrobust.data.repeated import repeated
+from jrobust.data.source import Source
+from jrobust.errors import InputError, unknown
+
+SIDE = 224  # of images that are no thumbnails: the middle of a picture whose shorter side is SHORT_SIDE
+SHORT_SIDE = 256
+BATCH, EVERY = 256, 20  # of the sample in PMG-AFT's tables
+
+
+class ZeroShotSet(NamedTuple):
+    """A data set as it is evaluated.
+
+    Attributes:
+      column: its name in tables.
+      name: by which it is loaded.
+      image_size: `SIDE`, or 0 where images keep their size, in which the attack then moves.
+      options: what else it is loaded with.
+      split: the images that are evaluated.
+    """
+
+    column: str
+    name: str
+    image_size: int = SIDE
+    options: Mapping[str, Any] = MappingProxyType({})
+    split: str = "test"
+
+
+# the columns of the paper's tables, in their order
+PAPER = {
+    "cifar10": ZeroShotSet("C10", "cifar10", 0),
+    "cifar100": ZeroShotSet("C100", "cifar100", 0),
+    "stl10": ZeroShotSet("STL", "stl10", 0),
+    "sun397": ZeroShotSet("SUN", "sun397"),
+    "food101": ZeroShotSet("Food", "food101"),
+    "oxford_pets": ZeroShotSet("Pets", "oxford_pets"),
+    "flowers102": ZeroShotSet("Flow", "flowers102"),
+    "dtd": ZeroShotSet("DTD", "dtd"),
+    "eurosat": ZeroShotSet("EuroS", "eurosat"),
+    "fgvc_aircraft": ZeroShotSet("FGVC", "fgvc_aircraft"),
+    "tiny_imagenet": ZeroShotSet("TinyIN", "tiny_imagenet"),
+    "imagenet": ZeroShotSet("IN", "imagenet"),
+    "caltech101": ZeroShotSet("Cal101", "caltech101"),
+    "caltech256": ZeroShotSet("Cal256", "caltech256"),
+    "stanford_cars": ZeroShotSet("Cars", "stanford_cars"),
+    "pcam": ZeroShotSet("PCAM", "pcam"),
+}
+SETS = PAPER | {
+    f"shapes:{task}": ZeroShotSet(task, "shapes", 0, MappingProxyType({"task": task})) for task in shapes.TASKS
+}
+
+
+def load_set(name: str, dir: str | pathlib.Path = "", **options: Any) -> Source:
+    """Return the images of a set of `SETS` on which models are evaluated, at its size.
+
+    Args:
+      name: one of `SETS`, such as "cifar10" or "shapes:color".
+      dir: the data folder; none for the tasks of `shapes`.
+      **options: settings of the data set, as for `load`, besides those that `SETS` gives it.
+
+    >>> source = load_set("shapes:color", seed=1)
+    >>> source.class_names[:2], source.image_shape
+    (('red', 'yellow'), (32, 32, 3))
+
+    Raises:
+      InputError: no such set, or it cannot be loaded.
+    """
+    if name not in SETS:
+        raise unknown("zero-shot set", name, SETS)
+    entry = SETS[name]
+    return load(entry.name, entry.split, dir, image_size=entry.image_size, **{**options, **entry.options})
+
+
+def strided(source: Source, batch: int = BATCH, every: int = EVERY) -> Source:
+    """Return the sample of PMG-AFT's tables: every `every`-th run of `batch` images, see `strided_rows`.
+
+    Where images are ordered by class, as in folders, it has few classes.
+
+    Raises:
+      InputError: `batch` or `every` is below 1.
+    """
+    return repeated(source, strided_rows(len(source), batch, every))
+
+
+def strided_rows(count: int, batch: int = BATCH, every: int = EVERY) -> np.ndarray:
+    """Return the positions i below `count` with floor(i / batch) mod every = 0.
+
+    >>> strided_rows(10, batch=2, every=3)
+    array([0, 1, 6, 7])
+
+    Raises:
+      InputError: `batch` or `every` is below 1.
+    """
+    if batch < 1 or every < 1:
+        raise InputError(f"a sample of every {every}th batch of {batch} images: expected at least 1 of both")
+    return np.flatnonzero(np.arange(count) // batch % every == 0)
