@@ -52,7 +52,8 @@ class Attention(nn.Module):
 
     The softmax is computed in float32 at least. Its probabilities P float[B, heads, queries, tokens] are sown as
     "probabilities" in the collection "intermediates", and what the collection "perturbations" holds under that name
-    is added to them: a gradient with respect to it is that with respect to P. Without those collections neither costs.
+    is added to them: a gradient with respect to it is that with respect to P. Where the collection "factors" holds e
+    under that name they are P (1 + e). Without those collections none of this costs.
     """
 
     heads: int
@@ -64,7 +65,10 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, queries: jax.Array, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Map float[B, Q, D] and float[B, T, D] to float[B, Q, features]; `mask`, float[Q, T], is added to scores."""
+        """Map float[B, Q, D] and float[B, T, D] to float[B, Q, features].
+
+        `mask`, float[Q, T] or float[B, 1, 1, T], is added to the scores.
+        """
         wide = at_least_float32(self.dtype)
         size = tokens.shape[-1] // self.heads
 
@@ -82,6 +86,8 @@ class Attention(nn.Module):
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide) * size**-0.5
         probabilities = jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
         probabilities = self.perturb("probabilities", probabilities)
+        if self.has_variable("factors", "probabilities"):
+            probabilities = probabilities * (1 + self.get_variable("factors", "probabilities"))
         self.sow("intermediates", "probabilities", probabilities)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
         out = nn.DenseGeneral(
@@ -128,7 +134,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Map float[B, T, D] to float[B, T, D]."""
+        """Map float[B, T, D] to float[B, T, D]; `mask` as in `Attention`."""
         inits = tuple(map(normal, self.stds)) if self.stds else (joint_xavier, torch_default, torch_default)
         in_init, out_init, mlp_init = inits
         attention = Attention(self.heads, x.shape[-1], self.dtype, in_init, out_init, name="attn")

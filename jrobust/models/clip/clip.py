@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -44,6 +45,8 @@ class CLIP:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     interpolation: str = "bicubic"  # of images that are not of `sizes.image_size`; see `jrobust.models.bicubic`
+    # A ViT's blocks are computed once more in the backward pass: memory of one of them, for another forward pass.
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for field in ("mean", "std"):
@@ -68,7 +71,7 @@ class CLIP:
             return ModifiedResNet(s.embed_dim, s.image_layers, s.image_width, s.image_heads, self.dtype)
         assert s.patch is not None
         settings = (s.embed_dim, s.patch, s.image_width, s.image_layers, s.image_heads)
-        return VisionTransformer(*settings, self.activation, self.dtype)
+        return VisionTransformer(*settings, self.activation, self.dtype, self.recompute)
 
     @property
     def text_tower(self) -> TextTransformer:
@@ -95,15 +98,54 @@ class CLIP:
         images = resize(images, self.sizes.image_size, self.interpolation)
         return (images - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(self.std, images.dtype)
 
-    def image_features(self, params: Any, images: jax.Array, *, prompts: Prompts | None = None) -> jax.Array:
+    def image_features(
+        self,
+        params: Any,
+        images: jax.Array,
+        *,
+        prompts: Prompts | None = None,
+        keep: jax.Array | None = None,
+        factors: Sequence[jax.Array] | None = None,
+    ) -> jax.Array:
         """Return the features float32[B, E] of `images` float[B, H, W, 3] in [0, 1], which have no unit length.
 
-        Resizing and normalisation are inside, and differentiable. `prompts` are added to every image.
+        Resizing and normalisation are inside, and differentiable.
+
+        Args:
+          params, images: see `CLIP`.
+          prompts: added to every image.
+          keep: of a ViT's N patches, in the order of reading, those that are seen: bool[B, N], or the places of K of
+            them, each once, int[B, K], which costs the less the fewer they are.
+          factors: a ViT's attention probabilities are P (1 + e), with one e a block as in `no_factors`.
 
         Raises:
-          InputError: images of another kind; prompts that do not fit, or tokens for a ResNet.
+          InputError: images of another kind; prompts, patches or factors that do not fit, or are given to a ResNet.
         """
-        return self._image(params, images, prompts)[0]
+        extra = None if factors is None else {"factors": self._by_block(factors, "factors")}
+        return self._image(params, images, prompts, extra, keep=keep)[0]
+
+    def no_factors(self, batch: int, *, prompts: Prompts | None = None) -> tuple[jax.Array, ...]:
+        """Return the `factors` of `image_features` that change nothing: zeros float32[batch, heads, T, T] a block.
+
+        T counts the class token, the patches and the prompts' tokens.
+
+        Raises:
+          InputError: the tower is a ResNet.
+        """
+        tokens = 1 + self.patches() ** 2 + (0 if prompts is None or prompts.tokens is None else len(prompts.tokens))
+        shape = (batch, self.sizes.image_heads, tokens, tokens)
+        zeros = jnp.zeros(shape, at_least_float32(self.dtype))
+        return self._layers() * (zeros,)
+
+    def patches(self) -> int:
+        """Return the number of a ViT's patches on a side of an image.
+
+        Raises:
+          InputError: the tower is a ResNet.
+        """
+        self._layers()
+        assert self.sizes.patch is not None
+        return self.sizes.image_size // self.sizes.patch
 
     def image_features_and_attention(
         self, params: Any, images: jax.Array, perturbations: Any = None, *, prompts: Prompts | None = None
@@ -122,15 +164,9 @@ class CLIP:
         Raises:
           InputError: as `image_features`; the tower is a ResNet, or there is not one perturbation a block.
         """
-        layers = self.sizes.image_layers
-        if not isinstance(layers, int):
-            raise InputError("a ResNet tower has no attention blocks: attention maps are those of a ViT")
-        extra = {}
+        layers, extra = self._layers(), {}
         if perturbations is not None:
-            if len(perturbations) != layers:
-                raise InputError(f"{len(perturbations)} perturbations for {layers} blocks: expected one a block")
-            shifts = {f"blocks_{i}": {"attn": {"probabilities": p}} for i, p in enumerate(perturbations)}
-            extra = {"perturbations": shifts}
+            extra = {"perturbations": self._by_block(perturbations, "perturbations")}
         features, seen = self._image(params, images, prompts, extra, mutable=["intermediates"])
         blocks = [seen["intermediates"][f"blocks_{i}"]["attn"]["probabilities"] for i in range(layers)]
         return features, tuple(probabilities for (probabilities,) in blocks)
@@ -147,12 +183,40 @@ class CLIP:
         assert isinstance(features, jax.Array)
         return features
 
+    def _layers(self) -> int:
+        """Return the number of a ViT's blocks."""
+        if not isinstance(self.sizes.image_layers, int):
+            raise InputError("a ResNet tower has no attention blocks and patches: take a ViT")
+        return self.sizes.image_layers
+
+    def _by_block(self, arrays: Sequence[jax.Array], name: str) -> dict[str, Any]:
+        """Return the collection that gives each block's attention an array."""
+        if len(arrays) != self._layers():
+            raise InputError(f"{len(arrays)} {name} for {self._layers()} blocks: expected one a block")
+        return {f"blocks_{i}": {"attn": {"probabilities": array}} for i, array in enumerate(arrays)}
+
     def _image(
-        self, params: Any, images: jax.Array, prompts: Prompts | None, extra: Any = None, mutable: Any = ()
+        self,
+        params: Any,
+        images: jax.Array,
+        prompts: Prompts | None,
+        extra: Any = None,
+        *,
+        keep: jax.Array | None = None,
+        mutable: Any = (),
     ) -> tuple[jax.Array, Any]:
         """Return features and the collections that are `mutable`."""
         z = self.preprocess(images)
-        tokens: tuple[jax.Array, ...] = ()
+        inputs: dict[str, Any] = {}
+        if keep is not None:
+            patches = self.patches() ** 2
+            wrong = keep.shape[1:] != (patches,) if keep.dtype == bool else not jnp.issubdtype(keep.dtype, jnp.integer)
+            if keep.ndim != 2 or len(keep) != len(z) or wrong:
+                raise InputError(
+                    f"keep is {keep.dtype}{list(keep.shape)}: expected bool[{len(z)}, {patches}], or places of patches "
+                    f"int[{len(z)}, K]"
+                )
+            inputs["keep"] = keep
         if prompts is not None:
             pixels = prompts.image()
             if pixels is not None:
@@ -166,11 +230,11 @@ class CLIP:
                     found = "x".join(map(str, prompts.tokens.shape))
                     kind = f"Px{width}" if self.sizes.patch else "none, for a ResNet has no tokens"
                     raise InputError(f"prompt tokens are {found}: expected {kind}")
-                tokens = (prompts.tokens,)
+                inputs["prompts"] = prompts.tokens
         variables = {"params": params["image"]} | (extra or {})
         if "batch_stats" in params:
             variables["batch_stats"] = params["batch_stats"]["image"]
-        features, seen = self.image_tower.apply(variables, z, *tokens, mutable=list(mutable))
+        features, seen = self.image_tower.apply(variables, z, **inputs, mutable=list(mutable))
         return features, seen
 
 
