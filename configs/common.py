@@ -85,15 +85,20 @@ def base() -> ml_collections.ConfigDict:
     config.checkpoint.keep_best = 1  # by accuracy during training; chosen on the test split it is an oracle
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "sgd"  # or "adam"
+    config.optimizer.name = "sgd"  # or "adam", "adamw"
     config.optimizer.learning_rate = 0.1
     config.optimizer.momentum = 0.9  # this and nesterov: of sgd
     config.optimizer.nesterov = True
-    config.optimizer.betas = (0.9, 0.999)  # this and epsilon: of adam
+    config.optimizer.betas = (0.9, 0.999)  # this and epsilon: of adam and adamw
     config.optimizer.epsilon = 1e-8
-    config.optimizer.weight_decay = 0.0  # L2, added to the gradient of every parameter before momentum or moments
-    config.optimizer.drop_epochs = ()
+    # Of every parameter: L2, added to the gradient before momentum or moments; with adamw it goes past the moments.
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 0.0  # largest l2 norm of the gradient of all parameters together; 0 for none
+    config.optimizer.schedule = "steps"  # or "cosine", "one_cycle", both over the whole length of the run
+    config.optimizer.drop_epochs = ()  # this and drop_factors: of steps
     config.optimizer.drop_factors = ()
+    config.optimizer.warmup_steps = 0  # of cosine: steps of a linear rise before it
+    config.optimizer.cycle_beta1 = True  # of one_cycle with adam and adamw: betas[0] goes 0.95 -> 0.85 -> 0.95
     config.optimizer.fast_layers = ()  # parameter-name prefixes whose rate is multiplied by fast_factor
     config.optimizer.fast_factor = 1.0
 

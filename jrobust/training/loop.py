@@ -161,7 +161,10 @@ class _Run:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
         shapes = jax.eval_shape(self.method.init, init_key, zeros)
         self.optimizer = optimizers.build(
-            self.config.optimizer, shapes.params, steps_per_epoch=self.batches.steps_per_epoch
+            self.config.optimizer,
+            shapes.params,
+            steps_per_epoch=self.batches.steps_per_epoch,
+            total_steps=self.total,
         )
         tx, mode = self.optimizer.tx, self.config.train.parallelism
         step = make_train_step(self.method, tx, self.prepare, parallel.axis_name(mode))

@@ -1,8 +1,7 @@
-"""Optimizers and schedules from a config section."""
+"""Optimizers from a config section."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,14 @@ import jax
 import optax
 
 from jrobust.errors import InputError, unknown
+from jrobust.training import schedules
+
+# Fields that the sections of earlier versions do not have, with the values that stand for what those versions did.
+ADDED: dict[str, Any] = {"schedule": "steps", "warmup_steps": 0, "cycle_beta1": True, "clip_norm": 0.0}
+
+
+# What a gradient goes through, in this order. Their number and nesting name the arrays in checkpoints.
+Parts = list[optax.GradientTransformation]
 
 
 class Optimizer(NamedTuple):
@@ -22,94 +29,110 @@ class Optimizer(NamedTuple):
     learning_rate: Callable[[int], float]
 
 
-def _sgd(section: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
+def _sgd(section: Mapping[str, Any], rates: schedules.Rates) -> Parts:
     _check_not_negative(section, "momentum")
-    return optax.sgd(schedule, momentum=section["momentum"] or None, nesterov=section["nesterov"])
+    momentum, nesterov = section["momentum"] or None, section["nesterov"]
+    return [_decay(section), optax.sgd(rates.device, momentum=momentum, nesterov=nesterov)]
 
 
-def _adam(section: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
+def _adam(section: Mapping[str, Any], rates: schedules.Rates) -> Parts:
+    return [_decay(section), optax.chain(_moments(section, rates), optax.scale_by_learning_rate(rates.device))]
+
+
+def _adamw(section: Mapping[str, Any], rates: schedules.Rates) -> Parts:
+    return [_moments(section, rates), _decay(section), optax.scale_by_learning_rate(rates.device)]
+
+
+def _decay(section: Mapping[str, Any]) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(section["weight_decay"])
+
+
+def _moments(section: Mapping[str, Any], rates: schedules.Rates) -> optax.GradientTransformation:
+    """Return Adam's direction m^ / (sqrt(v^) + epsilon)."""
     betas, epsilon = tuple(section["betas"]), section["epsilon"]
-    if len(betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in betas):
+    if len(betas) != 2 or not all(schedules.is_number(beta) and 0 <= beta < 1 for beta in betas):
         raise InputError(
             f"optimizer.betas is {betas}: expected two numbers of at least 0 and below 1, such as 0.9,0.999"
         )
     if not epsilon > 0:
         raise InputError(f"optimizer.epsilon is {epsilon}: expected a number above 0, such as 1e-8")
-    return optax.adam(schedule, *betas, eps=epsilon)
+    first, second = betas
+    constant, cycled = optax.scale_by_adam(first, second, epsilon), rates.beta1
+    if cycled is None:
+        return constant
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return optax.scale_by_adam(cycled(state.count), second, epsilon).update(gradients, state, params)
+
+    return optax.GradientTransformation(constant.init, update)
 
 
-OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
 
 
-def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int) -> Optimizer:
-    """Return the optimizer that a config section names.
+def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int, total_steps: int) -> Optimizer:
+    """Return the optimizer that a config section names, with its schedule of learning rates.
 
-    Both add L2 to the gradient of every parameter (batch norm and biases too) before anything else, as PyTorch's do:
+    Where `clip_norm` is not 0, the gradient of all parameters together is first brought to at most that l2 norm; a
+    gradient within it stays as it is (the log has the norm before):
 
-        g = gradient + weight_decay theta
+        gradient <- gradient min(1, clip_norm / |gradient|)
 
-    "sgd", with `momentum` and `nesterov`:
+    "sgd", with `momentum` and `nesterov`, g being the gradient with L2 of every parameter (batch norm and biases too):
 
-        m' = momentum m + g
+        g = gradient + weight_decay theta,   m' = momentum m + g
         theta' = theta - rate f (g + momentum m')   with nesterov,    theta - rate f m'   without
 
-    "adam", with `betas` (b1, b2) and `epsilon`, at step t = 1, 2, ... (not AdamW, whose decay bypasses the moments):
+    "adam", with `betas` (b1, b2) and `epsilon`, at step t = 1, 2, ..., with the same g, as PyTorch's Adam:
 
         m' = b1 m + (1 - b1) g,   v' = b2 v + (1 - b2) g^2
         theta' = theta - rate f (m' / (1 - b1^t)) / (sqrt(v' / (1 - b2^t)) + epsilon)
 
-    rate is `learning_rate` times all `drop_factors` whose `drop_epochs` have begun; without drops it is constant. f is
-    `fast_factor` for the parameters under one of the `fast_layers`, 1 for the others.
+    "adamw": g is the gradient alone, and the decay, of every parameter again, goes past the moments, so that
+    it is not divided by the size of the gradients:
+
+        theta' = theta - rate f ((m' / (1 - b1^t)) / (sqrt(v' / (1 - b2^t)) + epsilon) + weight_decay theta)
+
+    f is `fast_factor` for the parameters under one of the `fast_layers`, 1 for the others. rate depends on `schedule`,
+    b being `learning_rate`, K `total_steps` and k = 0, 1, ..., K - 1 the updates before this one:
+
+    * "steps": b times all `drop_factors` whose `drop_epochs` have begun; without drops it is constant.
+    * "cosine": with W = `warmup_steps`, b (k + 1) / W for k < W, then b (1 + cos(pi (k - W) / (K - W))) / 2. A run
+      shorter than W steps only warms up.
+    * "one_cycle": half waves of a cosine from b/25 up to b at k = 0.02 K - 1 and down to b/25/10^4 at k = K - 1. With
+      `cycle_beta1`, b1 of Adam and AdamW goes the other way, 0.95 -> 0.85 -> 0.95, instead of what `betas` says, and
+      the b1 of a step stands in its b1^t, too. Both as in PyTorch's OneCycleLR(pct_start=0.02).
 
     Args:
-      section: `name` and the fields above; those of the other optimizer may be there or not and are not read.
+      section: `name` and the fields above; those of other optimizers and schedules may be there or not and are not
+        read. Fields of `ADDED` may be missing.
       params: the parameters or their shapes; only names are used.
       steps_per_epoch: number of steps in an epoch.
+      total_steps: number of steps in the run. The pipeline leaves out what is left of an epoch after the last full
+        batch, so K is counted in full batches: 3900 for ten epochs of 100,000 images in batches of 256, where a
+        pipeline that keeps the partial batch has 3910.
 
     Raises:
       InputError: an unknown name, a value out of range, drops without factors, a layer that does not exist.
     """
+    section = ADDED | dict(section)
     if section["name"] not in OPTIMIZERS:
         raise unknown("optimizer.name", section["name"], OPTIMIZERS)
-    for name in ("learning_rate", "weight_decay", "fast_factor"):
+    for name in ("learning_rate", "weight_decay", "fast_factor", "clip_norm"):
         _check_not_negative(section, name)
-    rate, drops = section["learning_rate"], _drops(section, steps_per_epoch)
-    schedule = optax.piecewise_constant_schedule(rate, drops)
-    parts = [optax.add_decayed_weights(section["weight_decay"]), OPTIMIZERS[section["name"]](section, schedule)]
+    rates = schedules.build(section, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    parts = [optax.clip_by_global_norm(section["clip_norm"])] if section["clip_norm"] else []
+    parts += OPTIMIZERS[section["name"]](section, rates)
     if section["fast_layers"]:
         # After momentum: PyTorch's buffer does not hold the rate, so a group's rate is a factor of the update.
         mask = layer_mask(params, section["fast_layers"])
         parts.append(optax.masked(optax.scale(section["fast_factor"]), mask))
-    # The same schedule on the host, for the log: asking Optax would run a program on the device.
-    return Optimizer(
-        optax.chain(*parts), lambda step: rate * math.prod(drops[first] for first in drops if step >= first)
-    )
+    return Optimizer(optax.chain(*parts), rates.host)
 
 
 def _check_not_negative(section: Mapping[str, Any], name: str) -> None:
     if not section[name] >= 0:
         raise InputError(f"optimizer.{name} is {section[name]}: expected a number of at least 0")
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, str)
-
-
-def _drops(section: Mapping[str, Any], steps_per_epoch: int) -> dict[int, float]:
-    """Return the factor of each drop by the step that it begins with."""
-    drop_epochs, drop_factors = section["drop_epochs"], section["drop_factors"]
-    if len(drop_epochs) != len(drop_factors):
-        raise InputError(
-            f"optimizer.drop_epochs has {len(drop_epochs)} entries and drop_factors {len(drop_factors)}: expected one"
-            " factor for each epoch"
-        )
-    for name, values in (("drop_epochs", drop_epochs), ("drop_factors", drop_factors)):
-        if not all(_is_number(value) and value > 0 for value in values):
-            raise InputError(f"optimizer.{name} is {tuple(values)}: expected numbers above 0, such as 50,80")
-    boundaries = [round(epoch * steps_per_epoch) for epoch in drop_epochs]
-    if sorted(set(boundaries)) != boundaries:
-        raise InputError(f"optimizer.drop_epochs is {tuple(drop_epochs)}: expected ascending epochs")
-    return dict(zip(boundaries, drop_factors, strict=True))
 
 
 def layer_mask(params: Any, prefixes: Sequence[str]) -> Any:

@@ -15,18 +15,20 @@ import jax
 
 from jrobust import provenance
 from jrobust.errors import InputError
+from jrobust.training import optimizers
 
+LENGTH = ("train.steps", "train.examples", "train.epochs")
 # What may change between the sessions of a run: its length, where and how it computes, what is kept and measured.
 FREE = (
-    "train.steps",
-    "train.examples",
-    "train.epochs",
+    *LENGTH,
     "train.parallelism",
     "data.dir",
     "data.resident",
     "checkpoint",
     "evaluation",
 )
+# Keys that the runs of earlier versions do not have, also where a config is part of a record.
+ADDED = {f"optimizer.{name}": value for name, value in optimizers.ADDED.items()}
 
 
 @contextlib.contextmanager
@@ -69,7 +71,10 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
         saved = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file} is not JSON: choose another --workdir") from error
-    if differing := differences(saved, config):
+    # The rates of other schedules depend on how many steps there are to be.
+    longer = config.get("optimizer", {}).get("schedule", "steps") == "steps"
+    free = FREE if longer else [name for name in FREE if name not in LENGTH]
+    if differing := differences(saved, config, free):
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise InputError(
             f"{workdir} holds a run with another config: {'; '.join(differing[:3])}{more}; choose another --workdir"
@@ -83,11 +88,13 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], free: Sequen
     ['seed is 0 there and 1 here']
     """
     there, here = flat(saved), flat(json.loads(json.dumps(asked)))
-    return [
-        f"{key} is {there.get(key, 'not set')!r} there and {here.get(key, 'not set')!r} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
-    ]
+    found = []
+    for key in sorted(there.keys() | here.keys()):
+        missing = next((ADDED[name] for name in ADDED if f".{key}".endswith(f".{name}")), "not set")
+        values = there.get(key, missing), here.get(key, missing)
+        if values[0] != values[1] and not any(key == name or key.startswith(f"{name}.") for name in free):
+            found.append(f"{key} is {values[0]!r} there and {values[1]!r} here")
+    return found
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

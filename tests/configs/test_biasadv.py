@@ -69,7 +69,7 @@ def number(word):
 
 
 def rate(config, epoch):
-    return optimizers.build(config.optimizer, {"w": 0.0}, steps_per_epoch=1).learning_rate(epoch)
+    return optimizers.build(config.optimizer, {"w": 0.0}, steps_per_epoch=1, total_steps=100).learning_rate(epoch)
 
 
 def parts(config):

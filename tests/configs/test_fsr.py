@@ -94,7 +94,7 @@ def test_training(name):
 
 def test_epochs_1_to_74_have_the_whole_rate():
     section, per_epoch = get("cifar10").optimizer, 390
-    rate = optimizers.build(section, {"w": 0.0}, steps_per_epoch=per_epoch).learning_rate
+    rate = optimizers.build(section, {"w": 0.0}, steps_per_epoch=per_epoch, total_steps=100 * per_epoch).learning_rate
     last, first = [74 * per_epoch - 1, 89 * per_epoch - 1], [74 * per_epoch, 89 * per_epoch]
     assert [rate(step) for step in (0, *last, *first)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
 

@@ -50,7 +50,7 @@ class Run:
         axis = parallel.axis_name(mode)
         method = make_method(variant, model, axis_name=axis, dtype=dtype, **changes)
         variables = method.init(jax.random.key(0), {})
-        tx = optimizers.build(config.optimizer, variables.params, steps_per_epoch=100).tx
+        tx = optimizers.build(config.optimizer, variables.params, steps_per_epoch=100, total_steps=100).tx
         augment = make_prepare(config.data.augment)
 
         def prepare(batch, resident, key):
@@ -168,7 +168,7 @@ def cost():
     found["L_attr"] = passes(jax.grad(outer), params, state, images, images, labels, noise)
     found["L_ce"] = passes(jax.grad(ce), params, state, images, labels, noise)
     for variant, method in ours.items():
-        tx = optimizers.build(art_cifar10.get_config().optimizer, params, steps_per_epoch=100).tx
+        tx = optimizers.build(art_cifar10.get_config().optimizer, params, steps_per_epoch=100, total_steps=100).tx
         step = make_train_step(method, tx, lambda batch, resident, key: batch)
         variables = jax.eval_shape(method.init, key, {})
         start = jax.eval_shape(lambda v, tx=tx: train_states.create(v, tx), variables)

@@ -33,7 +33,7 @@ def test_sgd_is_pytorchs(nesterov):
         "fast_factor": 10.0,
     }
     ours = {name: jnp.asarray(value) for name, value in start.items()}
-    optimizer = optimizers.build(section, ours, steps_per_epoch=5)
+    optimizer = optimizers.build(section, ours, steps_per_epoch=5, total_steps=20)
     state = optimizer.tx.init(ours)
     for step in range(20):
         gradients = {name: rng.normal(size=value.shape).astype(np.float32) for name, value in start.items()}
@@ -71,7 +71,7 @@ def test_adam_with_decay_and_drops_is_pytorchs(betas, epsilon):
     }
     with jax.enable_x64(True):
         ours = {name: jnp.asarray(value) for name, value in start.items()}
-        optimizer = optimizers.build(section, ours, steps_per_epoch=4)
+        optimizer = optimizers.build(section, ours, steps_per_epoch=4, total_steps=28)
         state, update = optimizer.tx.init(ours), jax.jit(optimizer.tx.update)
         for step in range(28):
             np.testing.assert_allclose(optimizer.learning_rate(step), adam.param_groups[0]["lr"], rtol=1e-12)
@@ -86,3 +86,53 @@ def test_adam_with_decay_and_drops_is_pytorchs(betas, epsilon):
         for name, parameter in theirs.items():
             assert ours[name].dtype == jnp.float64
             np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-11, atol=1e-13, err_msg=name)
+
+
+def one_cycle(adamw, total):
+    return torch.optim.lr_scheduler.OneCycleLR(adamw, 0.01, total, pct_start=0.02)
+
+
+def warm_cosine(adamw, total):
+    def factor(step):
+        return (step + 1) / 30 if step < 30 else 0.5 * (1 + np.cos(np.pi * (step - 30) / (total - 30)))
+
+    return torch.optim.lr_scheduler.LambdaLR(adamw, factor)
+
+
+@pytest.mark.parametrize(
+    "fields, scheduler",
+    [
+        ({"schedule": "cosine", "warmup_steps": 30}, warm_cosine),
+        ({"schedule": "one_cycle"}, one_cycle),
+    ],
+)
+def test_adamw_with_clipping_and_a_schedule_is_pytorchs(fields, scheduler):
+    """In float64 over 220 steps, gradients of norms around the largest; parameters of very different sizes."""
+    rng, total = np.random.default_rng(0), 220
+    start = {"body": rng.normal(size=(4, 5)), "scale": 100 * rng.normal(size=3), "fc": 1e-3 * rng.normal(size=7)}
+    theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
+    adamw = torch.optim.AdamW(theirs.values(), lr=0.01, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.1)
+    schedule = scheduler(adamw, total)
+    section = {"name": "adamw", "learning_rate": 0.01, "betas": (0.9, 0.99), "epsilon": 1e-3, "weight_decay": 0.1}
+    section |= {"clip_norm": 1.0, "fast_layers": (), "fast_factor": 1.0} | fields
+    clipped = 0
+    with jax.enable_x64(True):
+        ours = {name: jnp.asarray(value) for name, value in start.items()}
+        optimizer = optimizers.build(section, ours, steps_per_epoch=1, total_steps=total)
+        state, update = optimizer.tx.init(ours), jax.jit(optimizer.tx.update)
+        for step in range(total):
+            np.testing.assert_allclose(optimizer.learning_rate(step), schedule.get_last_lr()[0], rtol=1e-9, atol=1e-18)
+            gradients = {name: 0.18 * rng.normal(size=value.shape) for name, value in start.items()}
+            for name, parameter in theirs.items():
+                parameter.grad = torch.tensor(gradients[name])
+            clipped += float(torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)) > 1
+            adamw.step()
+            if step < total - 1:
+                schedule.step()
+            updates, state = update(gradients, state, ours)
+            ours = optax.apply_updates(ours, updates)
+        assert 0.2 < clipped / total < 0.8
+        for name, parameter in theirs.items():
+            assert ours[name].dtype == jnp.float64
+            # PyTorch divides by the norm + 1e-6.
+            np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-6, atol=2e-7, err_msg=name)

@@ -38,6 +38,24 @@ def test_a_run_may_be_made_longer(folder):
         pass
 
 
+@pytest.mark.parametrize("name", ["cosine", "one_cycle"])
+def test_a_run_whose_rates_depend_on_its_length_may_not(tmp_path, name):
+    run_folder.write_json(tmp_path / "config.json", CONFIG | {"optimizer": {"schedule": name}})
+    longer = CONFIG | {"train": {"steps": 6, "batch_size": 4}, "optimizer": {"schedule": name}}
+    with pytest.raises(InputError, match=r"train.steps is 3 there and 6 here"):
+        run_folder.check_config(tmp_path, longer)
+
+
+def test_what_earlier_versions_had_no_key_for(tmp_path):
+    """It is what they did; also where a config is a part of what is compared."""
+    saved = {"optimizer": {"name": "sgd"}, "stage": {"optimizer": {"name": "sgd"}}}
+    added = {"name": "sgd", "schedule": "steps", "warmup_steps": 0, "cycle_beta1": True, "clip_norm": 0.0}
+    assert run_folder.differences(saved, {"optimizer": added, "stage": {"optimizer": added}}) == []
+    assert run_folder.differences({"optimizer": added}, {"optimizer": {"name": "sgd"}}) == []
+    found = run_folder.differences(saved, {"optimizer": added | {"clip_norm": 1.0}, "stage": {"optimizer": added}})
+    assert found == ["optimizer.clip_norm is 0.0 there and 1.0 here"]
+
+
 def test_a_config_that_is_no_json(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="is not JSON"), run_folder.opened(folder, CONFIG):
