@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,12 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+import texts
 
 from jrobust import data, evaluation, methods
+from jrobust.data.captioned import captioned, shapes_tokens
 from jrobust.errors import InputError, unknown
 from jrobust.methods.network import NetworkMethod
 from jrobust.models import zoo
 from jrobust.models.classifier import Classifier
+from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.models.network import Network
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Batch, Variables
 from jrobust.weights import load as weights
@@ -34,8 +39,9 @@ class Parts(NamedTuple):
     train: data.Source
     held_out: data.Source  # the split of train.evaluate_split
     test: data.Source
-    classifier: Classifier
+    classifier: Network
     method: NetworkMethod
+    texts: texts.Texts | None = None  # of a CLIP
 
 
 def build(config: Any) -> Parts:
@@ -59,8 +65,23 @@ def build(config: Any) -> Parts:
     if section.balance_to:
         train = data.balanced(train, section.balance_to, config.seed)
     classifier = network(config, train)
-    method = methods.build(config.method, classifier, num_examples=len(train))
-    return Parts(config, train, held_out, test, classifier, method)
+    words = texts.Texts(config.model) if isinstance(classifier, ZeroShot) else None
+    if config.method.name == "contrastive":
+        assert words is not None
+        train = captioned(train, shapes_tokens(train, config.data.captions, words.clip.sizes.context))
+    method = _method(config.method, classifier, test, len(train), words)
+    return Parts(config, train, held_out, test, classifier, method, words)
+
+
+def _method(
+    section: Any, classifier: Network, source: data.Source, num_examples: int, words: texts.Texts | None
+) -> NetworkMethod:
+    """Return the method of a config section on a network, for the classes of a source."""
+    tokens: Any = ()
+    if section.name == "contrastive" and words is not None:
+        listed = words.tokens(words.prompts(source)).tolist()
+        tokens = tuple(tuple(tuple(row) for row in rows) for rows in listed)
+    return methods.build(section, classifier, num_examples=num_examples, class_tokens=tokens)
 
 
 @functools.lru_cache(maxsize=3)  # the runs of a study mostly read the same splits
@@ -98,7 +119,7 @@ def oracle(config: Any, step: int | str) -> str:
     return choice(config, step) if evaluate_split(config) == "test" else ""
 
 
-def network(config: Any, source: data.Source) -> Classifier:
+def network(config: Any, source: data.Source) -> Network:
     """Return the network of a config for the classes and the image shape of a source."""
     classifier = zoo.build(
         config.model,
@@ -111,8 +132,11 @@ def network(config: Any, source: data.Source) -> Classifier:
 def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | None:
     """Return what makes the first variables, every network's from model.weights; None to initialise at random.
 
-    `model.new_head=True` keeps a fresh linear layer, for classes other than the file's.
+    `model.new_head=True` keeps a fresh linear layer, for classes other than the file's. A CLIP is fine-tuned from a
+    file, and needs one.
     """
+    if parts.texts is not None and parts.config.method.name != "contrastive":
+        return lambda key, batch: parts.method.start_from(parts.method.init(key, batch), _pretrained(parts))
     path = parts.config.model.get("weights", "")
     if not path:
         return None
@@ -125,9 +149,19 @@ def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | N
     new_head = parts.config.model.get("new_head", False)
 
     def load(fresh: Variables) -> Variables:
-        return Variables(*weights.load(file, parts.classifier, fresh.params, fresh.state, replace_head=new_head))
+        classifier = parts.classifier
+        assert isinstance(classifier, Classifier)
+        return Variables(*weights.load(file, classifier, fresh.params, fresh.state, replace_head=new_head))
 
     return lambda key, batch: parts.method.start_from(parts.method.init(key, batch), load)
+
+
+def _pretrained(parts: Parts) -> Callable[[Variables], Variables]:
+    """Return what gives a CLIP the weights of its file and the texts of the training set's classes."""
+    assert parts.texts is not None and isinstance(parts.classifier, ZeroShot)
+    words, classifier = parts.texts, parts.classifier
+    features = words.features(words.prompts(parts.train))
+    return lambda fresh: Variables(*classifier.pretrained(fresh.params, words.params, features))
 
 
 def subject(
@@ -140,17 +174,19 @@ def subject(
     config = parts.config.copy_and_resolve_references().unlock()
     config.model.dtype = dtype
     classifier = network(config, parts.train)
-    method = methods.build(config.method, classifier, num_examples=len(parts.train))
-    return evaluation.Subject(
+    found = evaluation.Subject(
         name,
         parts.train.class_names,
-        method.logits,
+        _method(config.method, classifier, parts.test, len(parts.train), parts.texts).logits,
         deployed,
         dtype=dtype,
         step=step,
-        feature_map=classifier.logits_and_map if classifier.has_map else None,
+        feature_map=classifier.logits_and_map if isinstance(classifier, Classifier) and classifier.has_map else None,
         note=note,
     )
+    if parts.texts is None:
+        return found
+    return dataclasses.replace(found, zero_shot=texts.ZeroShotModel(found, parts.texts))
 
 
 def export(

@@ -21,8 +21,8 @@ from jrobust.methods.adversarial import AdversarialMethod, Terms
 from jrobust.methods.classes import negative_class
 from jrobust.methods.network import NetworkMethod
 from jrobust.models.classifier import Classifier
-from jrobust.models.network import Prediction
 from jrobust.models.fsr import Auxiliary
+from jrobust.models.network import Prediction
 from jrobust.training.method import Batch, Metrics
 
 NonRobust = Literal["mispredicted", "uniform", "entropy_max", "avg_targeted"]

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 
 from jrobust.errors import InputError, unknown
 from jrobust.models.classifier import Classifier
+from jrobust.models.clip import zero_shot
 from jrobust.models.fsr import Separation
 from jrobust.models.layers import he_fan_in, he_fan_out
+from jrobust.models.network import Network
 from jrobust.models.resnet import ResNet
 from jrobust.models.small_cnn import MLP, SmallCNN
 from jrobust.models.vgg import VGG
@@ -43,6 +45,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[str, ...]]] = {
 # Fields of every model; `weights` (a file to start from) and `new_head` (all but its head) are for the caller.
 COMMON = ("name", "dtype", "mean", "std", "resize_to", "freeze_norm", "fsr", "weights", "new_head")
 DTYPES = ("float32", "bfloat16", "float64")
+CLIP = "clip"
 
 
 def build(
@@ -52,8 +55,8 @@ def build(
     input_shape: Sequence[int],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> Classifier:
-    """Return the model that a config section names.
+) -> Network:
+    """Return the model that a config section names; "clip" is `jrobust.models.clip.zero_shot.ZeroShot`.
 
     Args:
       config_model: `name`, one of `NETWORKS`; `dtype` of the body; the network's own fields, such as depth and width;
@@ -69,8 +72,11 @@ def build(
     """
     config = dict(config_model)
     name = config.get("name", "")
+    if name == CLIP:
+        given = {"mean": mean, "std": std} if mean is not None and std is not None else {}
+        return zero_shot.build(config | given, num_classes=num_classes, input_shape=input_shape)
     if name not in NETWORKS:
-        raise unknown("model", name, NETWORKS)
+        raise unknown("model", name, (*NETWORKS, CLIP))
     network, fixed, settable = NETWORKS[name]
     for field in config:
         if field not in settable and field not in COMMON:

@@ -18,8 +18,8 @@ from jrobust.methods.fsr import FSR, non_robust_loss, separation_loss
 from jrobust.methods.mart import MART
 from jrobust.methods.trades import TRADES
 from jrobust.models import fsr, zoo
-from jrobust.models.network import Prediction
 from jrobust.models.fsr import Auxiliary, Separation
+from jrobust.models.network import Prediction
 from jrobust.training.method import Variables
 from tests.models import test_fsr_golden as golden
 
