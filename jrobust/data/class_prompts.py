@@ -88,7 +88,7 @@ WORDINGS = {
     "eurosat": Wording("A centered satellite photo of {}.", _together),
     "fgvc_aircraft": Wording("A photo of a {}, a type of aircraft.", _aircraft),
     "tiny_imagenet": Wording(PHOTO, _lemma, same=True),
-    "imagenet": Wording(PHOTO, _lemma, same=True),
+    "imagenet": Wording(PHOTO, _lemma, same=True),  # crane and maillot twice, and the corgi Cardigan and the jacket
     "caltech101": Wording("A photo of a {}.", _spaced),
     "caltech256": Wording("A photo of a {}.", _without_number),
     "stanford_cars": Wording("A photo of a {}.", _without_year, same=True),  # years apart: Audi S4 Sedan 2007, 2012

@@ -1,7 +1,7 @@
 """What ImageNet's 1000 classes are called: their WordNet ids and lemmas, and the names that CLIP's authors chose.
 
-All come from `imagenet_classes.tsv`, a line a class: WordNet id, its first lemma, the name of openai/CLIP (MIT). Class k
-is the k-th of the sorted ids.
+All come from `imagenet_classes.tsv`, a line a class: WordNet id, its first lemma, the name of openai/CLIP (MIT). Class
+number k has the k-th of the sorted ids.
 """
 
 from __future__ import annotations

@@ -200,6 +200,7 @@ def test_imagenets_ids_are_sorted_and_two_pairs_of_classes_share_a_lemma():
     shared = {name: [k for k in wnids if lemmas[k] == name] for name in ("crane", "maillot")}
     assert shared == {"crane": ["n02012849", "n03126707"], "maillot": ["n03710637", "n03710721"]}
     assert len(set(lemmas.values())) == 998
+    assert len({text for (text,) in prompts("imagenet", wnids)}) == 997  # in lower case the two cardigans, too
 
 
 @pytest.mark.parametrize(
