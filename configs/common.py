@@ -60,7 +60,9 @@ def base() -> ml_collections.ConfigDict:
     config.data.resident = True  # keep the whole training set on the device
     config.data.augment = ml_collections.ConfigDict()
     config.data.augment.crop_padding = 0  # pixels of zero padding before a random crop of the original size
+    config.data.augment.resize = 0  # the shorter side is resized to this on the device before crop_size; 0 for none
     config.data.augment.crop_size = 0  # side of a random crop out of a larger image; 0 for none
+    config.data.augment.center_crop = False  # that crop is the centre, in training as in evaluation
     config.data.augment.resized_crop = False  # that crop is of random area and aspect, resized to crop_size
     config.data.augment.flip = False
     config.data.augment.jitter = 0.0  # brightness, contrast and saturation factors are U(1 - jitter, 1 + jitter)

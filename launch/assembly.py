@@ -59,7 +59,8 @@ def build(config: Any) -> Parts:
     load = functools.partial(
         _load, section.name, section.dir, section.image_size, tuple(sorted(section.get("options", {}).items()))
     )
-    train, held_out, test = load("train"), load(split), load("test")
+    train = load("train")
+    held_out, test = (data.for_evaluation(load(part), section.augment) for part in (split, "test"))
     if not (config.model.mean and config.model.std):
         config.model.mean, config.model.std = data.channel_statistics(train)
     if section.balance_to:

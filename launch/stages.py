@@ -153,7 +153,7 @@ def write(
         (record,) = evaluation.run_suites(
             ["accuracy"],
             assembly.subject(stage, stage.method.deployed(variables), FOLDER, summary.step),
-            parts.train,
+            data.for_evaluation(parts.train, stage.config.data.augment),
             {"batch_size": stage.config.evaluation.batch_size},
             mesh=mesh if mesh.size > 1 else None,
             crop_size=stage.config.data.augment.crop_size,

@@ -2,7 +2,7 @@
 
 from jrobust.data.augment import Augmentation, output_shape
 from jrobust.data.balance import balanced
-from jrobust.data.pipeline import TrainBatches, evaluation_batches, make_prepare
+from jrobust.data.pipeline import TrainBatches, evaluation_batches, for_evaluation, make_prepare
 from jrobust.data.registry import load
 from jrobust.data.repeated import repeated
 from jrobust.data.source import Source, from_arrays
@@ -15,6 +15,7 @@ __all__ = [
     "balanced",
     "channel_statistics",
     "evaluation_batches",
+    "for_evaluation",
     "from_arrays",
     "load",
     "make_prepare",

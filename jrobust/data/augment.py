@@ -1,8 +1,8 @@
 """Augmentation on the device, in the meaning that torchvision and PIL give it on uint8 images.
 
-The order is crop, flip, colour jitter, rotation (trap 15 of the ART code: each works on, and gives back, whole grey
-levels). Images are float32 that hold the integers 0..255. Everything is per image and drawn from the image's own key,
-so a result does not depend on the batch, its order, or the number of devices.
+The order is resize, crop, flip, colour jitter, rotation (trap 15 of the ART code: each works on, and gives back, whole
+grey levels). Images are float32 that hold the integers 0..255. Everything is per image and drawn from the image's own
+key, so a result does not depend on the batch, its order, or the number of devices.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrobust.data.device_resize import center_crop, resized
 from jrobust.errors import InputError, unknown
 
 ORDERS = tuple(itertools.permutations(range(3)))  # of brightness, contrast, saturation
@@ -33,6 +34,9 @@ class Augmentation:
       jitter: brightness, contrast and saturation factors are U(max(0, 1 - jitter), 1 + jitter), in random order.
       rotation: degrees; the angle is U(-rotation, rotation).
       resized_crop: the random crop has random area and aspect and is resized to `crop_size`: `resized_crop` below.
+      resize: the shorter side that images are resized to before the crop, on the device and in evaluation; 0 keeps
+        them. With `crop_size` only.
+      center_crop: the crop is that of the centre in training, too.
     """
 
     crop_padding: int = 0
@@ -41,18 +45,31 @@ class Augmentation:
     jitter: float = 0.0
     rotation: float = 0.0
     resized_crop: bool = False
+    resize: int = 0
+    center_crop: bool = False
 
     def __post_init__(self):
-        for name in ("crop_padding", "crop_size", "jitter", "rotation"):
+        for name in ("crop_padding", "resize", "crop_size", "jitter", "rotation"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise InputError(f"data.augment.{name} is {value!r}: expected a number of at least 0")
-            if name.startswith("crop") and value != int(value):
+            if (name.startswith("crop") or name == "resize") and value != int(value):
                 raise InputError(f"data.augment.{name} is {value!r}: expected whole pixels")
         if self.resized_crop and (not self.crop_size or self.crop_padding):
             raise InputError(
                 f"data.augment.resized_crop with crop_size {self.crop_size} and crop_padding {self.crop_padding}: "
                 "expected the side to resize to in crop_size, and no padding"
+            )
+        if (self.resize or self.center_crop) and (not self.crop_size or self.crop_padding or self.resized_crop):
+            field = "resize" if self.resize else "center_crop"
+            raise InputError(
+                f"data.augment.{field} with crop_size {self.crop_size}, crop_padding {self.crop_padding} and "
+                f"resized_crop {self.resized_crop}: expected the side to cut out in crop_size, and nothing else that crops"
+            )
+        if self.resize and self.resize < self.crop_size:
+            raise InputError(
+                f"data.augment.crop_size is {self.crop_size}, but images are resized to {self.resize}: lower it, or "
+                "raise data.augment.resize"
             )
 
     @classmethod
@@ -79,6 +96,8 @@ def output_shape(
 
     >>> output_shape((256, 256, 3), Augmentation(crop_size=224))
     (224, 224, 3)
+    >>> output_shape((64, 64, 3), Augmentation(resize=256, crop_size=224))
+    (224, 224, 3)
 
     Raises:
       InputError: the crop is larger than the (padded) image; in evaluation nothing is padded, so it must fit as it is.
@@ -87,7 +106,7 @@ def output_shape(
     size = int(Augmentation.of(augmentation).crop_size)
     if not size:
         return height, width, channels
-    if size > min(height, width):
+    if size > min(height, width) and not Augmentation.of(augmentation).resize:
         raise InputError(
             f"data.augment.crop_size is {size}, but the images are {height}x{width}: lower it, or set data.image_size"
         )
@@ -104,11 +123,15 @@ def augment_one(image: jax.Array, key: jax.Array, augmentation: Augmentation) ->
     a = augmentation
     # one draw for all: cheaper to compile and to run than a key for each, and switching one part off leaves the rest
     draws = jax.random.uniform(key, (8,), jnp.float32)  # float32 also under x64
+    if a.resize:
+        image = resized(image, int(a.resize), int(a.crop_size) if a.center_crop else 0)
+    elif a.center_crop:
+        image = center_crop(image, int(a.crop_size))
     if a.resized_crop:
         image = resized_crop(
             image, random_window(jax.random.fold_in(key, 1), image.shape[0], image.shape[1]), int(a.crop_size)
         )
-    elif a.crop_padding or a.crop_size:
+    elif a.crop_padding or (a.crop_size and not a.center_crop):
         image = crop(image, draws[:2], int(a.crop_padding), int(a.crop_size))
     if a.flip:
         image = jnp.where(draws[2] < 0.5, image[:, ::-1], image)

@@ -14,6 +14,7 @@ import numpy as np
 
 from jrobust.data import bar_lists, biases
 from jrobust.data.folders import FileSource, image_files_below
+from jrobust.data.images import Fit
 from jrobust.data.source import Source
 from jrobust.data.terminal import notice
 from jrobust.errors import InputError, unknown
@@ -95,7 +96,7 @@ def open_bar(
         biases=np.array([bias for _, _, bias in chosen], np.int64),
         bias_names=PLACES,
         image_size=image_size,
-        fit=fit,
+        fit=Fit(fit),
         place=root,
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jrobust.data import images as image_files
 from jrobust.data.source import Source, check_labels
-from jrobust.errors import InputError, unknown
+from jrobust.errors import InputError
 
 FLOWER17_SEED = 12312
 # the order in which the authors number the species, 80 pictures each
@@ -24,7 +24,10 @@ FLOWER17_NAMES = (
 
 
 class FileSource(Source):
-    """Images decoded from files on each access."""
+    """Images decoded from files on each access.
+
+    `masks` are files of the sizes of the images; `mask` is 1 where their value is `foreground`.
+    """
 
     def __init__(
         self,
@@ -37,8 +40,10 @@ class FileSource(Source):
         boxes: np.ndarray | None = None,
         biases: Sequence[int] | np.ndarray | None = None,
         bias_names: Sequence[str] = (),
+        masks: Sequence[pathlib.Path] | None = None,
+        foreground: int = 1,
         image_size: int = 0,
-        fit: str = "squeeze",
+        fit: image_files.Fit = image_files.SQUEEZE,
         place: pathlib.Path,
     ):
         if not paths:
@@ -47,11 +52,9 @@ class FileSource(Source):
         self.labels = check_labels(labels, len(paths), len(class_names), str(place))
         if biases is not None:
             self.biases = check_labels(biases, len(paths), len(bias_names), str(place), kind="bias")
-        if fit not in image_files.FITS:
-            raise unknown("data.options.fit", fit, image_files.FITS)
-        if boxes is not None and fit != "squeeze":
-            raise ValueError("boxes follow a squeezed image only")
+        fit.check(image_size)
         self.bias_names, self.fit, self._of_all_shapes = tuple(bias_names), fit, False
+        self.masks, self.foreground = masks, foreground
         self.paths, self.boxes, self.image_size = tuple(paths), boxes, image_size
 
     @functools.cached_property
@@ -73,7 +76,9 @@ class FileSource(Source):
             )
         example = {"image": image, "label": int(self.labels[i])}
         if self.boxes is not None:
-            example["box"] = image_files.scale_box(self.boxes[i], original, self.image_size)
+            example["box"] = image_files.scale_box(self.boxes[i], original, self.image_size, self.fit)
+        if self.masks is not None:
+            example["mask"] = self._mask(i, original)
         if self.biases is not None:
             example["bias"] = int(self.biases[i])
         return example
@@ -87,9 +92,15 @@ class FileSource(Source):
         native.__dict__.pop("_first_shape", None)
         return native
 
-    def resized(self, image: np.ndarray) -> np.ndarray:
-        """Return an image of `native()` as this source resizes it."""
-        return image_files.resize(image, self.image_size, self.fit) if self.image_size else image
+    def _mask(self, i: int, original: tuple[int, int]) -> np.ndarray:
+        assert self.masks is not None
+        mask = image_files.read_mask(self.masks[i], self.foreground)
+        if mask.shape[::-1] != original:
+            raise InputError(
+                f"mask {self.masks[i]} has {mask.shape[1]}x{mask.shape[0]} pixels, {self.paths[i].name} "
+                f"{original[0]}x{original[1]}: expected the same; unpack the data set again"
+            )
+        return image_files.resize_mask(mask, self.image_size, self.fit) if self.image_size else mask
 
 
 def image_folder(name: str, root: pathlib.Path, split: str, image_size: int = 0) -> Source:

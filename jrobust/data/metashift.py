@@ -21,6 +21,7 @@ from jrobust import pickled
 from jrobust.data import biases
 from jrobust.data.dfa_folders import expect_counts, ratio_folder
 from jrobust.data.folders import FileSource, image_files_below
+from jrobust.data.images import Fit
 from jrobust.data.source import Source
 from jrobust.errors import InputError
 
@@ -85,7 +86,7 @@ def open_metashift(
         biases=np.array([bias for _, bias in pairs], np.int64),
         bias_names=PLACES,
         image_size=image_size,
-        fit=fit,
+        fit=Fit(fit),
         place=root,
     )
     if part == "test":

@@ -12,7 +12,9 @@ import numpy as np
 
 from jrobust import keys
 from jrobust.data.augment import Augmentation, augment, output_shape
-from jrobust.data.source import THREADS, Arrays, Source, threads
+from jrobust.data.images import Fit
+from jrobust.data.refitted import refitted
+from jrobust.data.source import INTEGERS, THREADS, Arrays, Source, threads
 from jrobust.errors import InputError
 
 Batch = dict[str, Any]
@@ -137,8 +139,9 @@ def make_prepare(
 
     It gathers the examples from the device-resident arrays (if `resident` holds any; else they are in `batch`; through
     `row` where that is there), augments them, and converts to float32 in [0, 1]. The draw of an image depends on `key`
-    and its `index` alone. The result has `image`, `label`, `index` and, where the set has a bias, `bias` int32[B] and
-    `conflicting` bool[B], bias != label; `box` and `mask` do not follow the transforms and are left out.
+    and its `index` alone. The result has `image`, `label`, `index`; where the set has captions, `tokens`
+    int32[B, D, T]; where it has a bias, `bias` int32[B] and `conflicting` bool[B], bias != label. `box` and `mask` do
+    not follow the transforms and are left out.
 
     Raises:
       InputError: the section has an unknown field or a bad value.
@@ -148,7 +151,7 @@ def make_prepare(
     def prepare(batch: Batch, resident: Mapping[str, jax.Array] | None, key: jax.Array) -> Batch:
         index = batch["index"]
         fields = resident if resident else batch
-        kept = {name: fields[name] for name in ("image", "label", "bias") if name in fields}
+        kept = {name: fields[name] for name in ("image", *INTEGERS) if name in fields}
         if resident:
             row = jnp.take(resident["row"], index, mode="clip") if "row" in resident else index
             kept = {name: jnp.take(value, row, axis=0, mode="clip") for name, value in kept.items()}
@@ -163,6 +166,18 @@ def make_prepare(
 def with_conflicting(batch: Batch) -> Batch:
     """Return the batch with `conflicting` bool[B], where its `bias` is not its `label`, if it has a `bias`."""
     return {**batch, "conflicting": batch["bias"] != batch["label"]} if "bias" in batch else batch
+
+
+def for_evaluation(source: Source, augmentation: Augmentation | Mapping[str, Any] | None) -> Source:
+    """Return the source as the network that is trained with this augmentation is to see it, up to a centre crop.
+
+    That is `source` itself; or, where training resizes images on the device, the same on the host: squares of side
+    `crop_size`, with boxes and masks.
+    """
+    settings = Augmentation.of(augmentation)
+    if not settings.resize:
+        return source
+    return refitted(source, int(settings.crop_size), Fit("crop", int(settings.resize)))
 
 
 def evaluation_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import concurrent.futures
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ Arrays = dict[str, np.ndarray]
 
 THREADS = min(16, 2 * (os.cpu_count() or 1))  # PIL and array_record release the interpreter lock
 _CHUNK = 64
+INTEGERS = ("label", "bias", "tokens")  # the fields that are int32
 
 
 class Source(abc.ABC):
@@ -40,6 +42,7 @@ class Source(abc.ABC):
       bias_names: one name a value of the bias; () for a set without a bias.
       biases: int32[N], known without decoding images; None for a set without a bias.
       image_size: side of the square that images are resized to on reading; 0 if they keep their size.
+      fit: how they become that square.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Source(abc.ABC):
     bias_names: tuple[str, ...] = ()
     biases: np.ndarray | None = None
     image_size: int = 0
+    fit: image_files.Fit = image_files.SQUEEZE
     _arrays: Arrays | None = None
 
     def __len__(self) -> int:
@@ -94,7 +98,7 @@ class Source(abc.ABC):
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """Return an image of `native()`, or one made from it, as this source resizes it: uint8[H, W, C]."""
-        return image_files.resize(image, self.image_size) if self.image_size else image
+        return image_files.resize(image, self.image_size, self.fit) if self.image_size else image
 
     def _read_all(self) -> Arrays:
         chunks = [range(i, min(i + _CHUNK, len(self))) for i in range(0, len(self), _CHUNK)]
@@ -158,6 +162,7 @@ def from_arrays(
     bias_names: Sequence[str] | None = None,
     masks: Any = None,
     image_size: int = 0,
+    fit: image_files.Fit = image_files.SQUEEZE,
     place: str = "memory",
 ) -> Source:
     """Return a source over arrays in memory.
@@ -174,6 +179,7 @@ def from_arrays(
       bias_names: a name for each of its values; without them the numbers.
       masks: uint8[N, H, W].
       image_size: side of the square to resize to (boxes and masks follow); 0 keeps the size.
+      fit: how they become that square.
       place: where the arrays come from, for messages.
 
     >>> source = from_arrays(np.zeros((2, 4, 4, 3)), [0, 1], ["cat", "dog"])
@@ -205,23 +211,26 @@ def from_arrays(
         arrays["mask"] = mask.astype(np.uint8)
     bias_names = [str(n) for n in bias_names or ()] if biases is not None else ()
     source = ArraySource(name, split, [str(n) for n in names], arrays, place, bias_names)
-    return _resized(source, image_size) if image_size else source
+    fit.check(image_size)
+    return _resized(source, image_size, fit) if image_size else source
 
 
-def _resized(source: ArraySource, image_size: int) -> ArraySource:
+def _resized(source: ArraySource, image_size: int, fit: image_files.Fit) -> ArraySource:
     """Return the source with its images, boxes and masks at another size, and the given one as its `native()`."""
     native = source.arrays()
     height, width = source.image_shape[:2]
     arrays = dict(native)
     if "box" in arrays:
-        arrays["box"] = image_files.scale_box(arrays["box"], (width, height), image_size)
-    if (height, width) != (image_size, image_size):
+        arrays["box"] = image_files.scale_box(arrays["box"], (width, height), image_size, fit)
+    if (height, width) != (image_size, image_size) or fit.resize > image_size:
+        resize = functools.partial(image_files.resize, size=image_size, fit=fit)
         with threads() as pool:
-            arrays["image"] = np.stack(list(pool.map(lambda x: image_files.resize(x, image_size), native["image"])))
+            arrays["image"] = np.stack(list(pool.map(resize, native["image"])))
             if "mask" in arrays:
-                arrays["mask"] = np.stack([image_files.resize_mask(mask, image_size) for mask in native["mask"]])
+                masks = [image_files.resize_mask(mask, image_size, fit) for mask in native["mask"]]
+                arrays["mask"] = np.stack(masks)
     result = ArraySource(source.name, source.split, source.class_names, arrays, source.place, source.bias_names)
-    result.image_size, result._native = image_size, source
+    result.image_size, result.fit, result._native = image_size, fit, source
     return result
 
 
@@ -245,7 +254,7 @@ def check_labels(labels: Any, count: int, num_classes: int | None, place: str, k
 def stack(examples: Sequence[dict[str, Any]]) -> Arrays:
     """Return a list of examples as one dict of stacked arrays; integers become int32."""
     stacked = {key: np.stack([np.asarray(example[key]) for example in examples]) for key in examples[0]}
-    return {key: value.astype(np.int32) if key in ("label", "bias") else value for key, value in stacked.items()}
+    return {key: value.astype(np.int32) if key in INTEGERS else value for key, value in stacked.items()}
 
 
 @contextlib.contextmanager

@@ -96,7 +96,9 @@ def test_cifar10_augmentation_and_normalisation():
     config = get("cifar10")
     assert config.data.augment.to_dict() == {
         "crop_padding": 4,
+        "resize": 0,
         "crop_size": 0,
+        "center_crop": False,
         "resized_crop": False,
         "flip": True,
         "jitter": 0.25,
