@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -24,10 +25,14 @@ CONVERT = (
 )
 
 
-def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | pathlib.Path, entry: str | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays of a file by name, and its metadata (text by name; empty for .npz and PyTorch's files).
 
     Nothing is unpickled: PyTorch's files are read by `jrobust.weights.torch_archive`.
+
+    Args:
+      path: the file.
+      entry: of a checkpoint of PyTorch, the entry whose tensors are wanted; None takes the one of a network.
 
     Raises:
       InputError: no such file, an unknown ending, or a damaged file; or one of PyTorch that is not only tensors.
@@ -41,7 +46,7 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str
         raise InputError(f"there is no file {path}: expected a .safetensors, .npz, .pt or .pth file of weights")
     if path.suffix in PICKLES:
         try:
-            return torch_archive.read(path), {}
+            return torch_archive.read(path, entry), {}
         except InputError as error:
             command = CONVERT.format(source=path, target=path.with_suffix(".safetensors"))
             raise InputError(f"{error}; if PyTorch can read it, convert it where that is, by {command}") from error
@@ -51,6 +56,27 @@ def read(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str
         raise InputError(
             f"{path} cannot be read ({_line(error)}): expected a whole {path.suffix} file; copy or download it again"
         ) from error
+
+
+def entries(path: str | pathlib.Path) -> list[str]:
+    """Return the names of the entries of a checkpoint of PyTorch that `read` can give; [] for any other file."""
+    path = pathlib.Path(path)
+    if path.suffix not in PICKLES or not path.is_file():
+        return []
+    return torch_archive.entries(path)
+
+
+def file_digest(path: str | pathlib.Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits: which weights a run began with.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): expected a file of weights") from error
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -76,6 +76,24 @@ def read(path: str | pathlib.Path, entry: str | None = None) -> dict[str, np.nda
         raise InputError(f"{path} cannot be read ({error}): expected a file of torch.save") from error
 
 
+def entries(path: str | pathlib.Path) -> list[str]:
+    """Return the names of a checkpoint's entries that are dicts with tensors, of which `read` gives one; often none.
+
+    Raises:
+      InputError: no such file; it is cut off, damaged or of another kind.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: expected a file of torch.save")
+    return [str(name) for name in _nested(pickled.read_torch(path))]
+
+
+def _nested(data: Any) -> list[Any]:
+    """Return the keys under which there are dicts with tensors."""
+    pairs = data.items() if isinstance(data, dict) else ()
+    return [name for name, value in pairs if isinstance(value, dict) and any(map(_is_tensor, value.values()))]
+
+
 def _tensors(data: Any, entry: str | None, storage: Storage, path: pathlib.Path) -> dict[str, np.ndarray]:
     """Return the arrays of what a file holds."""
     calls = _script(data) if _is_script(data) else _state_dict(data, entry, path)
@@ -112,7 +130,7 @@ def _state_dict(data: Any, entry: str | None, path: pathlib.Path) -> dict[str, C
     if not isinstance(data, dict):
         what = f"an object of {_name(data.function)}" if isinstance(data, Call) else f"a {type(data).__name__}"
         raise InputError(f"{path} holds {what}: expected a state_dict or a TorchScript module")
-    nested = [name for name, value in data.items() if isinstance(value, dict) and any(map(_is_tensor, value.values()))]
+    nested = _nested(data)
     if entry is None and not any(map(_is_tensor, data.values())) and nested:
         entry = nested[0] if len(nested) == 1 else next((name for name in ENTRIES if name in nested), "")
     if entry is not None:

@@ -41,6 +41,7 @@ from jrobust.weights import arrays as arrays_file
 from jrobust.weights.arrays import some
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+NEW_HEAD = "; to start with a new head of this model's classes, ask for it (replace_head, model.new_head)"
 # An own leaf's axes in PyTorch's order, by name and rank.
 AXES = {("kernel", 4): (3, 2, 0, 1), ("kernel", 2): (1, 0)}
 
@@ -230,10 +231,12 @@ def check_names(source: str, missing: list[str], surplus: list[str], layout: str
         )
 
 
-def fit(array: np.ndarray, old: Any, what: str) -> np.ndarray:
-    """Return `array` in the dtype of `old`; InputError where shapes differ or it is not finite floating point."""
+def fit(array: np.ndarray, old: Any, what: str, hint: str = NEW_HEAD) -> np.ndarray:
+    """Return `array` in the dtype of `old`; InputError where shapes differ or it is not finite floating point.
+
+    `hint` is what to do where shapes differ in the number of rows or of columns alone, as for other classes.
+    """
     if array.shape != old.shape:
-        hint = "; to start with a new head of this model's classes, ask for it (replace_head, model.new_head)"
         raise InputError(
             f"{what} has shape {array.shape}, expected {tuple(old.shape)}: the file is of another model"
             f"{hint if array.shape[1:] == old.shape[1:] or array.shape[:-1] == old.shape[:-1] else ''}"

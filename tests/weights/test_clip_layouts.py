@@ -10,34 +10,21 @@ import numpy as np
 import pytest
 
 from jrobust.errors import InputError
-from jrobust.models.clip import ARCHITECTURES, CLIP, Sizes
+from jrobust.models.clip import ARCHITECTURES, CLIP
 from jrobust.models.tree import flatten
 from jrobust.weights import clip_layouts
 from jrobust.weights.clip_layouts import LAYOUTS, architecture, from_foreign, to_foreign
-
-VIT = Sizes(6, 16, 128, 2, 8, 192, text_layers=3, vocabulary=11, context=5)
-RESNET = Sizes(6, 64, 4, (1, 2, 1, 1), None, 64, text_layers=1, vocabulary=11, context=5)
-
-
-def random(clip):
-    generator = np.random.default_rng(0)
-    shapes = jax.eval_shape(clip.init, jax.random.key(0))
-    return jax.tree.map(lambda leaf: generator.uniform(0.1, 1, leaf.shape).astype(leaf.dtype), shapes)
+from tests.weights.clip_models import RESNET, VIT, random, same
 
 
 @pytest.fixture(scope="module")
 def vit():
-    return CLIP(VIT), random(CLIP(VIT))
+    return VIT, random(VIT)
 
 
 @pytest.fixture(scope="module")
 def resnet():
-    return CLIP(RESNET), random(CLIP(RESNET))
-
-
-def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return RESNET, random(RESNET)
 
 
 def joined(block, leaf):
@@ -114,7 +101,7 @@ def openai_resnet(params):
         kernel = pool[own]["kernel"]
         yield f"visual.attnpool.{own[0]}_proj.weight", kernel.reshape(kernel.shape[0], -1).T
         yield f"visual.attnpool.{own[0]}_proj.bias", pool[own]["bias"].ravel()
-    yield "visual.attnpool.c_proj.weight", pool["out"]["kernel"].reshape(-1, RESNET.embed_dim).T
+    yield "visual.attnpool.c_proj.weight", pool["out"]["kernel"].reshape(-1, RESNET.sizes.embed_dim).T
     yield "visual.attnpool.c_proj.bias", pool["out"]["bias"]
 
 
@@ -257,7 +244,7 @@ def test_another_architecture_is_named(vit, resnet):
 
 def test_other_heads_are_the_model_s_own_business(vit):
     clip, params = vit
-    other = CLIP(dataclasses.replace(VIT, image_heads=4))
+    other = CLIP(dataclasses.replace(VIT.sizes, image_heads=4))
     new = from_foreign(to_foreign(params), other, source="f")
     assert new["image"]["blocks_0"]["attn"]["query"]["kernel"].shape == (128, 4, 32)
     same(to_foreign(new), to_foreign(params))

@@ -17,7 +17,7 @@ from jrobust.errors import InputError
 from jrobust.weights import arrays, torch_archive
 from jrobust.weights.load import load
 from jrobust.weights.torch_layouts import to_torch
-from tests.weights.torch_files import ROW, Made, Reference, dumps, symbol, tensor, write, write_stream
+from tests.weights.torch_files import ROW, Made, Reference, dumps, save, symbol, tensor, write, write_stream
 
 
 def test_strides_offsets_and_shared_storages(tmp_path):
@@ -230,12 +230,8 @@ def test_whatever_is_changed_in_a_file_it_is_tensors_or_one_line(tmp_path):
 def test_a_model_is_loaded_from_it(variables, tmp_path, ending):
     classifier, params, stats = variables("resnet20_cifar")
     foreign = to_torch(params, stats, "cifar_resnet")
-    data, storages = {}, {}
-    for number, (name, array) in enumerate(foreign.items()):
-        strides = tuple(step // 4 for step in array.strides)
-        data[f"module.{name}"] = tensor(str(number), array.size, array.shape, strides)
-        storages[str(number)] = array
-    path = write(tmp_path / f"weights{ending}", {"state_dict": data, "epoch": 90}, storages)
+    state = {f"module.{name}": array for name, array in foreign.items()}
+    path = save(tmp_path / f"weights{ending}", {"state_dict": state, "epoch": 90})
     new = load(path, classifier, *jax.tree.map(np.zeros_like, (params, stats)))
     jax.tree.map(np.testing.assert_array_equal, new, (params, stats))
 

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 
 ROW = np.arange(6, dtype=np.float32)
+KINDS = {"float32": "FloatStorage", "float16": "HalfStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
 
 
 class Made:
@@ -79,3 +80,20 @@ def write_stream(path, data, storages, order=None):
         content += struct.pack("<q", storages[key].size) + storages[key].tobytes()
     path.write_bytes(content)
     return path
+
+
+def save(path, nested):
+    """Write nested dicts of arrays and plain data as a zip of torch.save."""
+    storages = {}
+
+    def tensors(value):
+        if isinstance(value, dict):
+            return {name: tensors(inner) for name, inner in value.items()}
+        if not isinstance(value, np.ndarray):
+            return value
+        key, kind = str(len(storages)), KINDS[value.dtype.name]
+        storages[key] = np.asarray(value, order="C")
+        strides = tuple(step // value.itemsize for step in storages[key].strides)
+        return tensor(key, value.size, value.shape, strides, kind=kind)
+
+    return write(path, tensors(nested), storages)
