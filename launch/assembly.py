@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+import pretraining
 import texts
 
 from jrobust import data, evaluation, methods
+from jrobust.data import zero_shot_sets
 from jrobust.data.captioned import captioned, shapes_tokens
 from jrobust.errors import InputError, unknown
 from jrobust.methods.network import NetworkMethod
@@ -44,10 +46,14 @@ class Parts(NamedTuple):
     texts: texts.Texts | None = None  # of a CLIP
 
 
-def build(config: Any) -> Parts:
+def build(config: Any, weights_file: str = "") -> Parts:
     """Return the sources, the network and the method that a config names.
 
     Where model.mean and model.std are (), they are measured on the training set and written into the config.
+
+    Args:
+      config: of the run.
+      weights_file: of a CLIP, in the place of model.weights, there already or not yet.
 
     Raises:
       InputError: whatever of it cannot be had.
@@ -66,7 +72,9 @@ def build(config: Any) -> Parts:
     if section.balance_to:
         train = data.balanced(train, section.balance_to, config.seed)
     classifier = network(config, train)
-    words = texts.Texts(config.model) if isinstance(classifier, ZeroShot) else None
+    words = None
+    if isinstance(classifier, ZeroShot):
+        words = texts.Texts(config.model.to_dict() | ({"weights": weights_file} if weights_file else {}))
     if config.method.name == "contrastive":
         assert words is not None
         train = captioned(train, shapes_tokens(train, config.data.captions, words.clip.sizes.context))
@@ -190,6 +198,24 @@ def subject(
     return dataclasses.replace(found, zero_shot=texts.ZeroShotModel(found, parts.texts))
 
 
+def sets(parts: Parts) -> Callable[[str], tuple[data.Source, texts.Prompts]] | None:
+    """Return what loads other data sets, with the texts of their classes, for a CLIP; None for any other network.
+
+    They lie where that of the run does, and the tasks of `shapes` show the run's world if it is one of them.
+    """
+    section, words = parts.config.data, parts.texts
+    if words is None:
+        return None
+
+    def load(name: str) -> tuple[data.Source, texts.Prompts]:
+        same = section.name == name.partition(":")[0]
+        options = {key: value for key, value in section.get("options", {}).items() if same and key != "task"}
+        source = zero_shot_sets.load_set(name, section.dir, **options)
+        return source, words.prompts(source)
+
+    return load
+
+
 def export(
     parts: Parts, deployed: Variables, step: int, output: pathlib.Path, *, chosen: str = "", **measured: float
 ) -> dict[str, Any]:
@@ -264,7 +290,7 @@ def reopen(workdir: str | pathlib.Path, data_dir: str | None = None) -> tuple[Pa
     if data_dir is not None:
         config.data.dir = data_dir
     config.train.parallelism = "jit"
-    parts = build(config)
+    parts = build(config, pretraining.weights(config, pathlib.Path(workdir)))
     return parts, jax.eval_shape(parts.method.init, jax.random.key(0), {})
 
 

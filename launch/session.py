@@ -11,10 +11,11 @@ from typing import Any
 
 import assembly
 import jax
+import pretraining
 import printing
 import stages
 
-from jrobust import data, evaluation
+from jrobust import data, evaluation, methods
 from jrobust.errors import InputError
 from jrobust.evaluation import sanity, suites
 from jrobust.evaluation.record import Record, config_hash
@@ -25,9 +26,10 @@ from jrobust.training.progress import Progress, duration
 from jrobust.training.state import count_parameters
 
 EXPORTED = "export/model.safetensors"
+TOWERS = "export/clip.safetensors"  # of contrastive training: both of them
 FINISHED = "finished.json"  # written last: whose config and which step the results in the folder are of
 # What may differ between a finished run and one that need not be done again.
-WITHOUT_EFFECT = ("data.dir", "data.resident", "train.parallelism", "checkpoint")
+WITHOUT_EFFECT = tuple(name for name in run_folder.FREE if name not in (*run_folder.LENGTH, "evaluation"))
 MEASURED = ("model.mean", "model.std")  # () asks for those of the training set
 
 
@@ -47,15 +49,20 @@ class Outcome:
 def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progress] = Progress) -> Outcome:
     """Train a model as a config says, or go on where it was interrupted; then evaluate, report and export it.
 
-    A config with a section `jtt` is trained in two stages; see `stages`. Where nothing is left to do, nothing is done
-    again, but the report and the exported file are written anew.
+    A config with a section `jtt` or `pretrain` is trained in two stages; see `stages` and `pretraining`. Where nothing
+    is left to do, nothing is done again, but the report and the exported file are written anew.
 
     Raises:
       InputError: whatever of it cannot be done.
     """
     start = time.perf_counter()
-    parts, stage = check(config, workdir)
+    parts, stage, before = check(config, workdir)
     mesh = parallel.make_mesh()
+    if before is not None:
+        found = pretrain(before, pretraining.folder(config, workdir), mesh, progress)
+        if found is not None and found.signal is not None:
+            return stopped(found)
+        pretraining.note(config, workdir)
     initialize = assembly.first_variables(parts)
     if stage is not None:
         errors = stages.read(stage, parts, workdir)
@@ -70,10 +77,13 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
     summary = train(parts, workdir, mesh, initialize, progress)
     if summary.signal is not None:
         return stopped(summary)
-    deployed, step, metrics = chosen(parts, summary, workdir)
+    variables, step, metrics = chosen(parts, summary, workdir)
+    deployed = parts.method.deployed(variables)
     records = evaluate(parts, deployed, step, workdir, mesh)
     note = assembly.choice(config, config.evaluation.get("step", "latest"))
     assembly.export(parts, deployed, step, workdir / EXPORTED, chosen=note, **metrics)
+    if isinstance(parts.method, methods.Contrastive):
+        pretraining.write_weights(workdir / TOWERS, variables.params)
     page.write(workdir)
     show(summary, records, workdir, time.perf_counter() - start)
     failures = sanity.failures(records)
@@ -94,19 +104,37 @@ def finished(config: Any, workdir: pathlib.Path) -> Outcome | None:
     return Outcome(failures) if same and of == config_hash(workdir) else None
 
 
-def check(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, assembly.Parts | None]:
-    """Return the parts of a run, and those of a first stage if it has one.
+def check(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, assembly.Parts | None, assembly.Parts | None]:
+    """Return the parts of a run, and those of JTT's first stage and of pretraining if it has them.
 
     Raises:
       InputError: what would stop the run: parts that cannot be had, the folder of another run, or what would stop the
         evaluation after the training, an unknown suite or a setting that cannot be.
     """
-    parts = assembly.build(config)
+    first = pretraining.stage(config)
+    before = None if first is None else assembly.build(first)
+    parts = assembly.build(config, pretraining.weights(config, workdir))
     run_folder.check_config(workdir, config.to_dict())
     settings, subject = parts.config.evaluation.to_dict(), assembly.subject(parts, Variables({}, {}), "model")
     crop_size = parts.config.data.augment.crop_size
-    suites.check(settings["after_training"], subject, parts.test, settings, crop_size=crop_size)
-    return parts, stages.first(parts)
+    sets = assembly.sets(parts)
+    suites.check(settings["after_training"], subject, parts.test, settings, crop_size=crop_size, sets=sets)
+    return parts, stages.first(parts), before
+
+
+def pretrain(
+    before: assembly.Parts, folder: pathlib.Path, mesh: jax.sharding.Mesh, progress: Callable[..., Progress]
+) -> loop.Summary | None:
+    """Train the CLIP that a run begins with, or go on where that was interrupted; None if it is there already."""
+    if pretraining.done(folder):
+        print(f"stage 1 of 2: pretrained in {folder}\nstage 2 of 2", flush=True)
+        return None
+    print("stage 1 of 2: pretraining", flush=True)
+    summary = train(before, folder, mesh, assembly.first_variables(before), progress)
+    if summary.signal is None:
+        pretraining.write(folder, summary)
+        print("stage 2 of 2", flush=True)
+    return summary
 
 
 def train(
@@ -172,12 +200,11 @@ def stopped(summary: loop.Summary) -> Outcome:
 def chosen(
     parts: assembly.Parts, summary: loop.Summary, workdir: pathlib.Path
 ) -> tuple[Variables, int, dict[str, float]]:
-    """Return what is evaluated and exported, as `evaluation.step` says: the network, its step, what was measured."""
+    """Return the variables to evaluate and export, as `evaluation.step` says, their step, and what was measured."""
     if parts.config.evaluation.get("step", "latest") == "latest":
-        return parts.method.deployed(summary.train_state.variables), summary.step, summary.metrics
+        return summary.train_state.variables, summary.step, summary.metrics
     shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
-    variables, step = checkpoint.restore_variables(workdir, "best", shapes)
-    return parts.method.deployed(variables), step, {}
+    return *checkpoint.restore_variables(workdir, "best", shapes), {}
 
 
 def evaluate(
@@ -199,6 +226,7 @@ def evaluate(
             seed=config.seed,
             mesh=mesh if mesh.size > 1 else None,
             crop_size=config.data.augment.crop_size,
+            sets=assembly.sets(parts),
         )
         records |= {record.suite: record for record in measured}
     return [record for record in records.values() if record is not None]
@@ -218,5 +246,5 @@ def show(summary: loop.Summary, records: list[Record], workdir: pathlib.Path, se
     printing.tables_of(workdir, records)
     trained = summary.step - summary.resumed_from
     print(f"{trained:,} steps in {duration(summary.seconds)}, everything in {duration(seconds)}")
-    names = ("checkpoints", "metrics.jsonl", "evaluation", EXPORTED, stages.RECORD, "report/index.html")
+    names = ("checkpoints", "metrics.jsonl", "evaluation", EXPORTED, TOWERS, stages.RECORD, "report/index.html")
     print("wrote " + "\n      ".join(str(workdir / name) for name in names if (workdir / name).exists()))

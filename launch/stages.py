@@ -33,8 +33,6 @@ ARRAY, RECORD = "error_set.npz", "error_set.json"
 FORMAT = 1
 # Fields of config.jtt that are words.
 WORDS = {"count": ("total", "extra"), "error_set": ("eval_pass", "online")}
-# Of the first stage's config, what may change without changing the error set.
-WITHOUT_EFFECT = ("train.parallelism", "data.dir", "data.resident", "checkpoint", "evaluation")
 
 Initialize = Callable[[jax.Array, Batch], Variables]
 
@@ -124,7 +122,7 @@ def read(stage: assembly.Parts, parts: assembly.Parts, workdir: pathlib.Path) ->
         saved, step = record["settings"], int(record["step"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"the error set in {workdir} is damaged or of something else ({error}): {again}") from error
-    free = tuple(f"{FOLDER}.{name}" for name in WITHOUT_EFFECT)
+    free = tuple(f"{FOLDER}.{name}" for name in run_folder.WITHOUT_EFFECT)
     if differing := run_folder.differences(saved, _settings(stage, parts), free=free):
         raise InputError(
             f"the error set in {workdir} was made with other settings: {'; '.join(differing[:3])}; delete {path},"
