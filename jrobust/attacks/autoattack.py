@@ -52,7 +52,7 @@ def autoattack(
       labels: int[N].
       key: a typed PRNG key.
       threat: `linf(eps)` or `l2(eps)`.
-      version: "standard", "plus" or "rand".
+      version: "standard", "plus", "rand" or "few".
       variables: a pytree of arrays. Weights that `logits_fn` captures instead are constants of every program.
       index: int[N], the images' numbers in the data set, for their keys; 0 .. N-1 by default.
       budget: shorter attacks, for trials; the result is then not AutoAttack.
@@ -67,7 +67,7 @@ def autoattack(
 
     Raises:
       InputError: images outside [0, 1], not finite or none; labels that are no classes; an unknown version; a function
-        that gives no logits; a traced argument; a model that answers differently twice (in "standard" and "plus").
+        that gives no logits; a traced argument; a model that answers differently twice (but in "rand").
       StateError: an InputError; the state is of another run.
     """
     budget = budget or Budget()

@@ -10,7 +10,7 @@ from jrobust.attacks.iterative import Iterative
 from jrobust.attacks.square import Square
 from jrobust.errors import InputError, unknown
 
-VERSIONS = ("standard", "plus", "rand")
+VERSIONS = ("standard", "plus", "rand", "few")
 MAX_TARGETS = 9
 
 
@@ -68,10 +68,12 @@ def parts(version: str, norm: str, classes: int, budget: Budget | None = None) -
 
     * standard: APGD-CE, APGD-T and FAB-T with 9 targets each, Square;
     * plus: 5 restarts of APGD-CE, APGD-DLR and untargeted FAB, then Square, APGD-T, FAB-T;
-    * rand, for randomised models: APGD-CE and APGD-DLR, gradients being means over draws.
+    * rand, for randomised models: APGD-CE and APGD-DLR, gradients being means over draws;
+    * few, for fewer than the 10 classes that standard is defined for: APGD-CE, untargeted FAB, Square.
 
-    With fewer classes there are fewer targets. The targeted DLR needs 4 classes: with 3, APGD-DLR takes the place of
-    APGD-T in standard, with a restart for each target. With 2 there is no DLR at all: what uses it is left out.
+    In the others there are fewer targets with fewer classes. The targeted DLR needs 4 classes: with 3, APGD-DLR takes
+    the place of APGD-T in standard, with a restart for each target. With 2 there is no DLR at all: what uses it is left
+    out.
 
     >>> [(part.name, part.variants) for part in parts("standard", "linf", 3)]
     [('apgd-ce', 1), ('apgd-dlr', 2), ('fab-t', 2), ('square', 1)]
@@ -115,6 +117,8 @@ def parts(version: str, norm: str, classes: int, budget: Budget | None = None) -
     )
     if version == "rand":
         return (*apgd("apgd-ce", "ce", 1), *apgd("apgd-dlr", "dlr", 1))
+    if version == "few":
+        return (*apgd("apgd-ce", "ce", 1), *fab("fab", 1), square)
     fab_t = fab("fab-t", targets, targeted=True)
     apgd_t = apgd("apgd-t", "targeted_dlr", targets)
     if version == "plus":
@@ -131,7 +135,7 @@ def title(version: str, budget: Budget) -> str:
     ('AutoAttack standard', 'shortened AutoAttack (standard), not comparable with AutoAttack')
     """
     if budget == Budget(eot=Budget.eot if version == "rand" else budget.eot):
-        return f"AutoAttack {version}"
+        return "AutoAttack for few classes" if version == "few" else f"AutoAttack {version}"
     return f"shortened AutoAttack ({version}), not comparable with AutoAttack"
 
 

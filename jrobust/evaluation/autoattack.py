@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,7 +40,8 @@ class Settings:
     Attributes:
       norm: "linf" or "l2".
       eps: the radius.
-      version: "standard" or "plus"; "rand" for a subject whose logits take `keys`.
+      version: "standard" or "plus"; "rand" for a subject whose logits take `keys`; "few" for fewer than 10 classes,
+        see `jrobust.attacks.versions.parts`.
       apgd_steps, fab_steps, square_queries: lengths of the attacks. Less than the defaults is not AutoAttack, and the
         record says so.
     """
@@ -128,27 +129,61 @@ def run(
     settings = settings or Settings()
     check(settings, subject, source)
     begin = time.perf_counter()
-    order = choose(source, examples)
+    data = gathered(source, batch_size, choose(source, examples))
+    path = pathlib.Path(workdir) / "evaluation" / STATE if workdir is not None else None
+    with track("autoattack", 1, progress) as advance:
+        result, earlier = attacked(
+            subject, data, settings, batch_size=batch_size, seed=seed, mesh=mesh, path=path, advance=advance
+        )
+    record = _record(subject, source, settings, data, result, seed)
+    record.seconds = earlier + time.perf_counter() - begin
+    return record
+
+
+class Examples(NamedTuple):
+    """Images float32[N, H, W, C] on the host, with their labels and their numbers in the source."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    numbers: np.ndarray
+
+
+def gathered(source: Any, batch_size: int, order: np.ndarray) -> Examples:
+    """Read the images of a source at the positions `order`."""
     kept: dict[str, list[np.ndarray]] = {"image": [], "label": [], "index": []}
     for batch in batches(source, batch_size, order):
         for name, column in kept.items():
             column.append(np.asarray(batch[name])[np.asarray(batch["valid"])])
-    images, labels, index = (np.concatenate(column) for column in kept.values())
-    path = pathlib.Path(workdir) / "evaluation" / STATE if workdir is not None else None
+    return Examples(*(np.concatenate(column) for column in kept.values()))
+
+
+def attacked(
+    subject: Subject,
+    data: Examples,
+    settings: Settings,
+    *,
+    batch_size: int,
+    seed: int,
+    mesh: jax.sharding.Mesh | None,
+    path: pathlib.Path | None,
+    advance: Callable[[float], None],
+) -> tuple[AutoAttackResult, float]:
+    """Return what the attacks did, and the seconds of earlier runs whose state, in the file `path`, was gone on from.
+
+    `advance` is told the shares of the work as they are done, which add up to 1.
+    """
     state = _saved(path)
-    earlier = float(state.tallies[:, 0].sum()) if state else 0.0
 
     def attack(state: State | None) -> AutoAttackResult:
-        with jax.default_matmul_precision("highest"), track("autoattack", 1, progress) as advance:
+        with jax.default_matmul_precision("highest"):
             return autoattack(
                 _WithKeys(subject.logits) if settings.version == "rand" else subject.logits,
-                images,
-                labels,
+                *data[:2],
                 jax.random.key(seed),
                 Threat(settings.norm, units.number(settings.eps)),
                 settings.version,
                 variables=subject.variables,
-                index=index,
+                index=data.numbers,
                 budget=settings.budget(),
                 batch_size=batch_size,
                 mesh=mesh,
@@ -156,14 +191,12 @@ def run(
                 progress=_Keeper(path, advance),
             )
 
+    earlier = float(state.tallies[:, 0].sum()) if state else 0.0
     try:
-        result = attack(state)
+        return attack(state), earlier
     except StateError as error:
         _set_aside(path, error)
-        earlier, result = 0.0, attack(None)
-    record = _record(subject, source, settings, images, labels, index, result, seed)
-    record.seconds = earlier + time.perf_counter() - begin
-    return record
+        return attack(None), 0.0
 
 
 def forget(workdir: str | os.PathLike) -> None:
@@ -207,15 +240,9 @@ def _set_aside(path: pathlib.Path | None, error: StateError) -> None:
 
 
 def _record(
-    subject: Subject,
-    source: Any,
-    settings: Settings,
-    images: np.ndarray,
-    labels: np.ndarray,
-    index: np.ndarray,
-    result: AutoAttackResult,
-    seed: int,
+    subject: Subject, source: Any, settings: Settings, data: Examples, result: AutoAttackResult, seed: int
 ) -> Record:
+    images, labels, index = data
     total = len(labels)
     delta = (result.adv_images - images).reshape(total, -1)
     correct = result.broken_by != "clean"

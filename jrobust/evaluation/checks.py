@@ -35,9 +35,9 @@ def attack_checks(plan: list[Attack], columns: dict[str, np.ndarray]) -> dict[st
     }
 
 
-def attack_warnings(main: list[Attack], record: Record) -> list[str]:
-    """Return the flags of a doubtful evaluation (after Carlini et al. 2019 and the checks of AutoAttack)."""
-    found, checks, metrics = [], record.checks, record.metrics
+def check_warnings(checks: dict[str, Any]) -> list[str]:
+    """Return what the checks of attacks give to complain about."""
+    found = []
     if not checks["inside_ball"] or checks["nan_images"] or checks["lowest_pixel"] < 0 or checks["highest_pixel"] > 1:
         found.append("perturbed images left the ball or [0, 1], or hold NaN: the numbers are not valid")
     if checks["zero_gradient_share"]:
@@ -47,9 +47,21 @@ def attack_warnings(main: list[Attack], record: Record) -> list[str]:
         )
     if checks["softmax_outputs"]:
         found.append("the outputs look like probabilities: pass logits, or the gradient of the cross-entropy vanishes")
+    return found
+
+
+def attack_warnings(main: list[Attack], record: Record) -> list[str]:
+    """Return the flags of a doubtful evaluation (after Carlini et al. 2019 and the checks of AutoAttack)."""
+    found, metrics = check_warnings(record.checks), record.metrics
     for attack in main[1:]:
         if metrics["fgsm"].high < metrics[attack.name].low:
             found.append(f"one step of FGSM breaks more images than {attack.name}: gradients may be masked")
+    return found + rising(record)
+
+
+def rising(record: Record) -> list[str]:
+    """Return where accuracy rises with the radius."""
+    found = []
     for curve in ("linf", "l2"):
         points = record.curves.get(curve, [])
         for before, after in itertools.pairwise(points):

@@ -131,14 +131,14 @@ def run(
     begin, rate = time.perf_counter(), Rate()
     order = choose(source, examples)
     ascents = families(plan)
-    work = len(order) * sum(_steps(family) for family in ascents)
+    work = len(order) * sum(steps_of(family) for family in ascents)
     rows, key = [], jax.random.key(seed)
     with jax.default_matmul_precision("highest"), track("robustness", work, progress) as advance:
         for batch in batches(source, batch_size, order, mesh):
-            columns = _clean(subject, batch)
+            columns = clean(subject, batch)
             count = int(np.sum(np.asarray(batch["valid"])))
             for family in ascents:
-                steps = count * _steps(family)
+                steps = count * steps_of(family)
                 with rate.timed((family[0].norm, family[0].loss, family[0].restarts > 1), steps):
                     columns |= jax.block_until_ready(attacked(subject, batch, family, key))
                 advance(steps)
@@ -157,12 +157,13 @@ def attacked(subject: Subject, batch: dict[str, Any], family: list[Attack], key:
     return columns
 
 
-def _steps(family: list[Attack]) -> int:
+def steps_of(family: list[Attack]) -> int:
     """Return the gradient steps an image: those of the longest, the last one."""
     return family[-1].num_steps * family[-1].restarts
 
 
-def _clean(subject: Subject, batch: dict[str, Any]) -> dict[str, jax.Array]:
+def clean(subject: Subject, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    """Return the columns of a batch as it is, with what betrays useless attacks."""
     arguments = (subject.logits, subject.variables, batch["image"], batch["label"])
     zero, softmax = programs.health(*arguments)
     return clean_columns(batch, programs.predict(*arguments)) | {"zero_gradient": zero, "softmax": softmax}
@@ -187,10 +188,15 @@ def _record(subject, source, settings: Settings, groups, columns, rate: Rate, se
             record.curves[curve] = [clean, *(_point(attack, columns) for attack in groups[curve])]
     record.checks = attack_checks([a for group in groups.values() for a in group], columns)
     record.warnings = clean_warnings(columns) + attack_warnings(main, record)
-    record.columns = {k: v for k, v in columns.items() if not k.endswith(("_linf", "_l2", "_lowest", "_highest"))}
-    record.columns.pop("finite"), record.columns.pop("softmax")
+    record.columns = without_checks(columns)
     record.attack_steps, record.attack_steps_per_second, record.seconds = rate.steps, rate.per_second, seconds
     return record
+
+
+def without_checks(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns but those that were only there to be checked."""
+    endings = ("_linf", "_l2", "_lowest", "_highest")
+    return {k: v for k, v in columns.items() if not k.endswith(endings) and k not in ("finite", "softmax")}
 
 
 def _point(attack: Attack, columns: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -15,10 +15,22 @@ import jax
 import numpy as np
 
 from jrobust.errors import InputError, unknown
-from jrobust.evaluation import accuracy, attribution, autoattack, bias, localization, robustness, sanity, transfer
+from jrobust.evaluation import (
+    accuracy,
+    attribution,
+    autoattack,
+    bias,
+    interpolation,
+    localization,
+    robustness,
+    sanity,
+    transfer,
+    zero_shot,
+)
 from jrobust.evaluation.batches import Cropped
+from jrobust.evaluation.class_sets import Sets
 from jrobust.evaluation.record import Record, config_hash
-from jrobust.evaluation.subject import Subject
+from jrobust.evaluation.subject import Subject, replicated
 
 SUITES: dict[str, ModuleType] = {
     "accuracy": accuracy,
@@ -29,13 +41,18 @@ SUITES: dict[str, ModuleType] = {
     "attribution": attribution,
     "transfer": transfer,
     "localization": localization,
+    "zero_shot": zero_shot,
+    "interpolation": interpolation,
 }
 
 # Suites that take other models: images are transferred from them, or they are shown beside the subject.
 WITH_OTHERS = ("transfer", "sanity", "bias")
 
 # Suites that save how far they are, and go on from there.
-RESUMABLE = ("autoattack",)
+RESUMABLE = ("autoattack", "zero_shot", "interpolation")
+
+# Suites that take data sets beside the subject's own.
+WITH_SETS = ("zero_shot", "interpolation")
 
 # What a section of the config may set beside the fields of the suite; without them the suite takes config.evaluation's.
 SHARED = ("batch_size", "examples")
@@ -83,7 +100,13 @@ def overridden(names: Sequence[str], settings: Mapping[str, Any], words: Mapping
 
 
 def check(
-    names: Sequence[str], subject: Subject, source: Any, settings: Mapping[str, Any], *, crop_size: int = 0
+    names: Sequence[str],
+    subject: Subject,
+    source: Any,
+    settings: Mapping[str, Any],
+    *,
+    crop_size: int = 0,
+    sets: Sets | None = None,
 ) -> dict[str, Any]:
     """Return the settings of suites by name, if they fit the images as they are evaluated; see `run_suites`.
 
@@ -93,7 +116,7 @@ def check(
     chosen = {name: settings_of(name, settings.get(name) or {}) for name in names}
     for name, chosen_settings in chosen.items():
         if check_suite := getattr(SUITES[name], "check", None):
-            check_suite(chosen_settings, subject, source)
+            check_suite(chosen_settings, subject, source, *((sets,) if name in WITH_SETS else ()))
     return chosen
 
 
@@ -109,6 +132,7 @@ def run_suites(
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
     crop_size: int = 0,
+    sets: Sets | None = None,
 ) -> list[Record]:
     """Run suites on a subject and write WORKDIR/evaluation/<suite>.json, .csv (per example) and .npz (gallery).
 
@@ -125,11 +149,12 @@ def run_suites(
       progress: whether to show a line with the time left, and the paths written.
       mesh: devices to spread batches over; batch sizes are rounded up to a multiple of its size.
       crop_size: side of the centre crop of every image, `config.data.augment.crop_size`; 0 for none.
+      sets: loads other data sets by name, with the texts of their classes, for the suites zero_shot and interpolation.
 
     Raises:
       InputError: an unknown suite or setting, or one that does not fit the images.
     """
-    chosen = check(names, subject, source, settings, crop_size=crop_size)
+    chosen = check(names, subject, source, settings, crop_size=crop_size, sets=sets)
     compared = [name for name in names if name in WITH_OTHERS]
     if "transfer" in names or (against and compared):
         transfer.checked([subject, *against])
@@ -137,7 +162,7 @@ def run_suites(
         check(compared, model, source, settings, crop_size=crop_size)
     source = Cropped(source, crop_size) if crop_size else source
     if mesh is not None:
-        subject, *against = [_replicated(model, mesh) for model in (subject, *against)]
+        subject, *against = [replicated(model, mesh) for model in (subject, *against)]
     records = []
     for name, chosen_settings in chosen.items():
         shared = {"batch_size": 256, "examples": 0} | {k: settings[k] for k in SHARED if k in settings}
@@ -157,6 +182,7 @@ def run_suites(
             mesh=mesh,
             **({"against": against} if name in WITH_OTHERS else {}),
             **({"workdir": workdir} if name in RESUMABLE else {}),
+            **({"sets": sets} if name in WITH_SETS else {}),
         )
         record.config_hash = config_hash(workdir)
         record.warnings[:0] = [subject.note] if subject.note else []
@@ -168,12 +194,6 @@ def run_suites(
                 print(f"{name}: wrote {', '.join(str(path) for path in paths)}", file=sys.stderr, flush=True)
         records.append(record)
     return records
-
-
-def _replicated(subject: Subject, mesh: jax.sharding.Mesh) -> Subject:
-    """Put the variables on every device: those of a checkpoint may be bound to one, and batches lie on all."""
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return dataclasses.replace(subject, variables=jax.device_put(subject.variables, everywhere))
 
 
 def _module(name: str) -> ModuleType:
