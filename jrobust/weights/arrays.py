@@ -66,8 +66,13 @@ def entries(path: str | pathlib.Path) -> list[str]:
     return torch_archive.entries(path)
 
 
+def source(path: str | pathlib.Path) -> dict[str, str]:
+    """Return what says which weights a run began with: {"file": the name without folders, "sha256": `file_digest`}."""
+    return {"file": pathlib.Path(path).name, "sha256": file_digest(path)}
+
+
 def file_digest(path: str | pathlib.Path) -> str:
-    """Return the SHA-256 of a file, 64 hexadecimal digits: which weights a run began with.
+    """Return the SHA-256 of a file, 64 hexadecimal digits.
 
     Raises:
       InputError: it cannot be read.

@@ -1,6 +1,7 @@
 """The library's own file: every array of a model and all that is needed to use it, in one .safetensors file.
 
-Arrays are named `params/layer1/0/conv1/kernel` and `batch_stats/layer1/0/bn1/mean`; any safetensors reader opens them.
+Arrays are named `params/layer1/0/conv1/kernel` and `batch_stats/layer1/0/bn1/mean`, what a CLIP has besides trained
+parameters `state/text`; any safetensors reader opens them.
 The manifest is JSON, kept as the metadata entry `jrobust` inside the file and, for people, in a .json file beside it.
 Writing the same model twice gives the same bytes.
 """
@@ -18,9 +19,11 @@ import numpy as np
 import jrobust
 from jrobust.errors import InputError
 from jrobust.models import zoo
-from jrobust.models.classifier import Classifier
-from jrobust.models.tree import flatten, unflatten
+from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.models.network import Network
+from jrobust.models.tree import unflatten
 from jrobust.weights import arrays as arrays_file
+from jrobust.weights.trees import named
 
 FORMAT = "jrobust-weights-1"
 
@@ -29,13 +32,13 @@ class WeightsFile(NamedTuple):
     """What a file holds."""
 
     params: Any
-    batch_stats: Any
+    batch_stats: Any  # of a CLIP its state
     manifest: dict[str, Any]
 
 
 def write(
     path: str | pathlib.Path,
-    classifier: Classifier,
+    classifier: Network,
     params: Any,
     batch_stats: Any,
     *,
@@ -43,6 +46,7 @@ def write(
     class_names: Sequence[str] = (),
     data_set: str = "",
     threat_model: str = "",
+    source: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model; return its manifest.
@@ -54,6 +58,7 @@ def write(
       class_names: in the order of the logits; () if they have none.
       data_set: what the model was trained on.
       threat_model: what it was trained against, such as "Linf 8/255".
+      source: the file of weights that training began with, as `jrobust.weights.arrays.source` says it; None for none.
       extra: anything else that JSON can hold, such as the method, the step and the accuracy.
 
     Raises:
@@ -62,8 +67,9 @@ def write(
     path = pathlib.Path(path)
     if class_names and len(class_names) != classifier.num_classes:
         raise InputError(f"{len(class_names)} class names for {classifier.num_classes} classes: expected one for each")
-    tensors = {f"params/{name}": np.asarray(leaf) for name, leaf in flatten(params).items()}
-    tensors |= {f"batch_stats/{name}": np.asarray(leaf) for name, leaf in flatten(batch_stats).items()}
+    tensors = {f"params/{name}": np.asarray(leaf) for name, leaf in named(params).items()}
+    collection = "state" if isinstance(classifier, ZeroShot) else "batch_stats"
+    tensors |= {f"{collection}/{name}": np.asarray(leaf) for name, leaf in named(batch_stats).items()}
     height, width, channels = classifier.input_shape
     manifest = {
         "format": FORMAT,
@@ -81,6 +87,7 @@ def write(
         },
         "data_set": data_set,
         "threat_model": threat_model,
+        "source": dict(source or {}),
         "extra": dict(extra or {}),
         "sha256": digest(tensors),
         "tensors": {name: _entry(tensor) for name, tensor in sorted(tensors.items())},
@@ -121,21 +128,27 @@ def check(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], source
             raise InputError(f"{source}: {name} is {_entry(tensor)}, its manifest says {listed[name]}: export it again")
     if digest(tensors) != manifest.get("sha256"):
         raise InputError(f"{source} is damaged: its SHA-256 is not the one in its manifest; copy or export it again")
-    collections: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
+    collections: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}, "state": {}}
     for name, tensor in tensors.items():
         collection, _, path = name.partition("/")
         if collection not in collections:
-            raise InputError(f"{source} has the surplus {name}: expected names that start with params/ or batch_stats/")
+            raise InputError(
+                f"{source} has the surplus {name}: expected names that start with {', '.join(collections)}"
+            )
         collections[collection][path] = tensor
-    return WeightsFile(unflatten(collections["params"]), unflatten(collections["batch_stats"]), manifest)
+    return WeightsFile(
+        unflatten(collections["params"]), unflatten(collections["batch_stats"] | collections["state"]), manifest
+    )
 
 
-def classifier(manifest: Mapping[str, Any]) -> Classifier:
+def classifier(manifest: Mapping[str, Any]) -> Network:
     """Return the model that a manifest describes."""
     try:
-        preprocessing = manifest["preprocessing"]
+        preprocessing, model = manifest["preprocessing"], dict(manifest["model"])
+        if model["name"] in zoo.NETWORKS:  # the others know their size
+            model["resize_to"] = preprocessing["resize_to"]
         return zoo.build(
-            dict(manifest["model"]) | {"resize_to": preprocessing["resize_to"]},
+            model,
             num_classes=manifest["num_classes"],
             input_shape=preprocessing["input_shape"],
             mean=preprocessing["mean"],

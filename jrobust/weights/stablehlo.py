@@ -23,7 +23,7 @@ from jax import export
 
 import jrobust
 from jrobust.errors import InputError
-from jrobust.models.classifier import Classifier
+from jrobust.models.network import Network
 from jrobust.weights import arrays as arrays_file
 
 FORMAT = "jax-export-1"
@@ -39,11 +39,12 @@ USE = (
 def write(
     path: str | pathlib.Path,
     logits: Callable[[jax.Array], jax.Array],
-    classifier: Classifier,
+    classifier: Network,
     *,
     class_names: Sequence[str] = (),
     data_set: str = "",
     threat_model: str = "",
+    source: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a function of images as a serialized `jax.export` program; return what its .json file says.
@@ -58,7 +59,7 @@ def write(
         part of the program.
       classifier: says the shape of the images and the preprocessing.
       class_names: in the order of the logits; () if they have none.
-      data_set, threat_model, extra: as in `jrobust.weights.safetensors_file.write`.
+      data_set, threat_model, source, extra: as in `jrobust.weights.safetensors_file.write`.
 
     Raises:
       InputError: another ending, class names that are not one for each logit, the package flatbuffers is missing, or
@@ -104,6 +105,7 @@ def write(
         },
         "data_set": data_set,
         "threat_model": threat_model,
+        "source": dict(source or {}),
         "extra": dict(extra or {}),
         "sha256": hashlib.sha256(content).hexdigest(),
     }

@@ -149,12 +149,12 @@ def layout_of(classifier: Classifier) -> str:
 
 
 def is_head(path: str) -> bool:
-    """Return whether an own path is of a layer whose width is the number of classes.
+    """Return whether an own path is of a layer whose width is the number of classes, or of a CLIP's texts of classes.
 
-    >>> [is_head(path) for path in ("fc/kernel", "fsr_block4/aux/bias", "fc1/kernel")]
-    [True, True, False]
+    >>> [is_head(path) for path in ("fc/kernel", "fsr_block4/aux/bias", "text", "fc1/kernel")]
+    [True, True, True, False]
     """
-    return re.match(r"(fc|fsr_\w+/aux)/", path) is not None
+    return re.match(r"(fc|fsr_\w+/aux)/|text$", path) is not None
 
 
 def write(path: str | pathlib.Path, classifier: Classifier, params: Any, batch_stats: Any) -> Layout:
