@@ -5,8 +5,9 @@
     python launch/prepare_data.py corrupted_cifar10 --dir=DATA --ratio=0.5 --seed=0
 
 A data set that lies in DATA is checked: images in each split, classes, shape, and 100 images of each split are decoded.
-One that is not there is prepared through TFDS where TFDS has it (CIFAR-10, CIFAR-100, SVHN: this downloads, and needs
-TensorFlow once). For the others the authors' archive is named, and where to put it. With --check nothing is prepared.
+One that is not there is prepared through TFDS where TFDS has it (CIFAR-10, SVHN, DTD and others: this downloads, and
+needs TensorFlow once). For the others the authors' archive is named, and where to put it. With --check nothing is
+prepared.
 
 Corrupted CIFAR-10 is built from CIFAR-10, which takes a minute, and kept in DATA. With --export=FOLDER its splits are
 also written as PNG files in the folders <ratio>pct/{align,conflict,valid} and test.
@@ -124,7 +125,8 @@ def is_present(name: str, dir: str, options: Mapping[str, Any]) -> bool:
         return False
     for layout in DATA_SETS[name].layouts:
         try:
-            if layout.open(name, root, "train", 0, **{**DATA_SETS[name].options, **options}) is not None:
+            settings = {**DATA_SETS[name].options, **options}
+            if layout.open(name, root, next(iter(DATA_SETS[name].counts)), 0, **settings) is not None:
                 return True
         except InputError:
             return True
@@ -148,7 +150,9 @@ def prepare(name: str, dir: str, console: Console) -> None:
         )
     import tensorflow_datasets as tfds
 
-    console.print(f"preparing {name} through TFDS in {dir}/{entry.tfds} (downloads the authors' files)")
+    console.print(
+        f"preparing {name} through TFDS in {dir}/{entry.tfds.partition(':')[0]} (downloads the authors' files)"
+    )
     try:
         root = pathlib.Path(dir).expanduser()
         tfds.builder(entry.tfds, data_dir=str(root), file_format="array_record").download_and_prepare()
@@ -178,7 +182,7 @@ def check(name: str, dir: str, options: Mapping[str, Any], console: Console) -> 
         table.add_row(
             split,
             str(len(source)),
-            *([str(np.sum(source.biases != source.labels))] if biased else []),
+            *([conflicts(source)] if biased else []),
             str(len(source.class_names)),
             f"{counts.min()} to {counts.max()}",
             shape,
@@ -189,6 +193,11 @@ def check(name: str, dir: str, options: Mapping[str, Any], console: Console) -> 
     console.print(table)
 
 
+def conflicts(source: Source) -> str:
+    """Return the number of bias-conflicting images; of a set that has no bias with these options, nothing."""
+    return "" if source.biases is None else str(np.sum(source.biases != source.labels))
+
+
 def remark(source: Source, entry: DataSet | None, options: Mapping[str, Any]) -> str:
     """Return how the split differs from the official one, or "complete"; for a user's own data nothing."""
     if entry is None:
@@ -197,8 +206,9 @@ def remark(source: Source, entry: DataSet | None, options: Mapping[str, Any]) ->
     differences = []
     if len(source) != expected and not options:  # other options may make splits of other sizes
         differences.append(f"{len(source)} of {expected} images")
-    if len(source.class_names) != entry.num_classes:
-        differences.append(f"{len(source.class_names)} of {entry.num_classes} classes")
+    classes = entry.classes_of(**{**entry.options, **options}) if entry.classes_of else entry.num_classes
+    if len(source.class_names) != classes:
+        differences.append(f"{len(source.class_names)} of {classes} classes")
     if all(entry.image_shape) and source.image_shape != entry.image_shape:
         differences.append(f"shape should be {'x'.join(map(str, entry.image_shape))}")
     return "not the official set: " + ", ".join(differences) if differences else "complete"

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and SVHN in the binary files that their authors distribute."""
+"""CIFAR-10, CIFAR-100, STL-10 and SVHN in the binary files that their authors distribute."""
 
 from __future__ import annotations
 
@@ -9,43 +9,53 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jrobust.data import matlab
 from jrobust.data.source import Source, from_arrays
 from jrobust.errors import InputError
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+STL10_NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 _PIXELS = 3 * 32 * 32
 
 
-class Cifar(NamedTuple):
+class Binary(NamedTuple):
     """A binary layout: per image `label_bytes`, the last one being the label, then red, green and blue planes."""
 
     folder: str
     archive: str
     files: dict[str, tuple[str, ...]]
     label_bytes: int
-    num_classes: int
+    class_names: tuple[str, ...]  # where there is no file of names
     names_file: str
 
 
-CIFAR10 = Cifar(
+CIFAR10 = Binary(
     "cifar-10-batches-bin",
     "cifar-10-binary.tar.gz",
     {"train": tuple(f"data_batch_{k}.bin" for k in range(1, 6)), "test": ("test_batch.bin",)},
     1,
-    10,
+    CIFAR10_NAMES,
     "batches.meta.txt",
 )
-CIFAR100 = Cifar(
+CIFAR100 = Binary(
     "cifar-100-binary",
     "cifar-100-binary.tar.gz",
     {"train": ("train.bin",), "test": ("test.bin",)},
     2,  # coarse and fine
-    100,
+    tuple(str(k) for k in range(100)),
     "fine_label_names.txt",
+)
+STL10 = Binary(
+    "stl10_binary",
+    "stl10_binary.tar.gz",
+    {split: (f"{split}_X.bin", f"{split}_y.bin") for split in ("train", "test")},
+    0,  # they are in files of their own
+    STL10_NAMES,
+    "class_names.txt",
 )
 
 
-def cifar(name: str, layout: Cifar, dir: pathlib.Path, split: str, image_size: int = 0) -> Source | None:
+def cifar(name: str, layout: Binary, dir: pathlib.Path, split: str, image_size: int = 0) -> Source | None:
     """Return a split of a CIFAR set from its binary files, in their order, or None if they are not there.
 
     Looked for in `dir`, `dir`/<folder> and `dir`/<name>/<folder>, then in the archive itself in `dir` or `dir`/<name>.
@@ -53,13 +63,10 @@ def cifar(name: str, layout: Cifar, dir: pathlib.Path, split: str, image_size: i
     Raises:
       InputError: a file is missing or cut off, or a label is out of range.
     """
-    place = _find(name, layout, dir)
-    if place is None:
+    read = _split_files(name, layout, dir, split)
+    if read is None:
         return None
-    wanted = layout.files.get(split)
-    if wanted is None:
-        raise InputError(f"{name} has no split {split!r}: expected one of {', '.join(layout.files)}")
-    files = _read_members(place, (*wanted, layout.names_file), optional={layout.names_file})
+    place, wanted, files = read
     record = layout.label_bytes + _PIXELS
     for file in wanted:
         size = len(files[file])
@@ -84,6 +91,36 @@ def cifar(name: str, layout: Cifar, dir: pathlib.Path, split: str, image_size: i
     )
 
 
+def stl10(name: str, layout: Binary, dir: pathlib.Path, split: str, image_size: int = 0) -> Source | None:
+    """Return a split of STL-10 from its binary files, in their order, or None if they are not there.
+
+    Looked for like CIFAR. Images are three planes of 96 x 96 pixels, column after column; labels are 1 .. 10.
+
+    Raises:
+      InputError: a file is missing or cut off, or a label is out of range.
+    """
+    read = _split_files(name, layout, dir, split)
+    if read is None:
+        return None
+    place, (images_file, labels_file), files = read
+    labels, size = np.frombuffer(files[labels_file], np.uint8), 3 * 96 * 96
+    if len(files[images_file]) != size * len(labels) or not len(labels):
+        raise InputError(
+            f"{place}: {images_file} has {len(files[images_file])} bytes and {labels_file} {len(labels)}: expected "
+            f"{size} bytes an image and one a label; one of them is cut off, unpack the archive again"
+        )
+    columns = np.frombuffer(files[images_file], np.uint8).reshape(-1, 3, 96, 96)
+    return from_arrays(
+        np.ascontiguousarray(columns.transpose(0, 3, 2, 1)),
+        labels.astype(np.int32) - 1,
+        _class_names(layout, files.get(layout.names_file), place),
+        name=name,
+        split=split,
+        image_size=image_size,
+        place=str(place),
+    )
+
+
 def svhn(name: str, dir: pathlib.Path, split: str, image_size: int = 0) -> Source | None:
     """Return a split of SVHN (cropped digits) from `train_32x32.mat`, `test_32x32.mat`, or None if it is not there.
 
@@ -94,14 +131,8 @@ def svhn(name: str, dir: pathlib.Path, split: str, image_size: int = 0) -> Sourc
     place = next((path for path in (dir / file, dir / "svhn" / file) if path.is_file()), None)
     if place is None:
         return None
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(place, variable_names=["X", "y"])
-        images, labels = content["X"], content["y"].reshape(-1)
-    except Exception as error:  # the reader raises whatever a damaged byte leads to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{place} cannot be read as a MATLAB file ({reason}): it is cut off or damaged") from error
+    images, labels = matlab.read(place, "X", "y")
+    labels = labels.reshape(-1)
     if images.ndim != 4 or images.shape[2] != 3 or images.shape[3] != len(labels):
         raise InputError(f"{place} holds X {images.shape} and y {labels.shape}: expected X [32, 32, 3, N] and y [N, 1]")
     if labels.min() < 1 or labels.max() > 10:
@@ -117,7 +148,20 @@ def svhn(name: str, dir: pathlib.Path, split: str, image_size: int = 0) -> Sourc
     )
 
 
-def _find(name: str, layout: Cifar, dir: pathlib.Path) -> pathlib.Path | None:
+def _split_files(
+    name: str, layout: Binary, dir: pathlib.Path, split: str
+) -> tuple[pathlib.Path, tuple[str, ...], dict[str, bytes]] | None:
+    """Return where a layout lies, the files of a split and what is in them and in the file of names, or None."""
+    place = _find(name, layout, dir)
+    if place is None:
+        return None
+    wanted = layout.files.get(split)
+    if wanted is None:
+        raise InputError(f"{name} has no split {split!r}: expected one of {', '.join(layout.files)}")
+    return place, wanted, _read_members(place, (*wanted, layout.names_file), optional={layout.names_file})
+
+
+def _find(name: str, layout: Binary, dir: pathlib.Path) -> pathlib.Path | None:
     """Return the folder that holds one of the files, else the archive, else None."""
     files = [file for split in layout.files.values() for file in split]
     for folder in (dir / layout.folder, dir / name / layout.folder, dir):
@@ -150,10 +194,10 @@ def _read_members(place: pathlib.Path, files: tuple[str, ...], optional: set[str
     return found
 
 
-def _class_names(layout: Cifar, content: bytes | None, place: pathlib.Path) -> list[str]:
+def _class_names(layout: Binary, content: bytes | None, place: pathlib.Path) -> list[str]:
     if content is None:
-        return list(CIFAR10_NAMES) if layout.num_classes == 10 else [str(k) for k in range(layout.num_classes)]
+        return list(layout.class_names)
     names = content.decode("utf-8", "replace").split()
-    if len(names) != layout.num_classes:
-        raise InputError(f"{place}/{layout.names_file} has {len(names)} classes: expected {layout.num_classes}")
+    if len(names) != len(layout.class_names):
+        raise InputError(f"{place}/{layout.names_file} has {len(names)} classes: expected {len(layout.class_names)}")
     return names

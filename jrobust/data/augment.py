@@ -64,7 +64,8 @@ class Augmentation:
             field = "resize" if self.resize else "center_crop"
             raise InputError(
                 f"data.augment.{field} with crop_size {self.crop_size}, crop_padding {self.crop_padding} and "
-                f"resized_crop {self.resized_crop}: expected the side to cut out in crop_size, and nothing else that crops"
+                f"resized_crop {self.resized_crop}: expected the side to cut out in crop_size, and no "
+                "other crop"
             )
         if self.resize and self.resize < self.crop_size:
             raise InputError(

@@ -7,7 +7,9 @@ import pathlib
 import numpy as np
 
 from jrobust.data.folders import FileSource
+from jrobust.data.images import SQUEEZE, Fit
 from jrobust.data.source import Source
+from jrobust.data.text_files import lines
 from jrobust.errors import InputError
 
 
@@ -48,18 +50,21 @@ def cub200(name: str, root: pathlib.Path, split: str, image_size: int = 0) -> So
     )
 
 
-def tiny_imagenet(name: str, root: pathlib.Path, split: str, image_size: int = 0) -> Source | None:
+def tiny_imagenet(
+    name: str, root: pathlib.Path, split: str, image_size: int = 0, *, fit: Fit = SQUEEZE
+) -> Source | None:
     """Return Tiny ImageNet from the folder tiny-imagenet-200, or None if it is not there.
 
     The test split is the official validation split, whose labels are known. Classes are the sorted WordNet ids; each
-    is called by the first word of words.txt.
+    is called by the first word of words.txt. Test images, which lie in one folder, are in the order that a folder a
+    class gives them.
 
     Raises:
       InputError: a list is missing or cannot be read, or an image is of no class in wnids.txt.
     """
     if not root.is_dir():
         return None
-    wnids = sorted(_lines(root / "wnids.txt"))
+    wnids = sorted(lines(root / "wnids.txt"))
     label_of = {wnid: k for k, wnid in enumerate(wnids)}
     rows: list[tuple[pathlib.Path, str, list[str]]] = []  # file, class, box
     if split == "train":
@@ -67,7 +72,8 @@ def tiny_imagenet(name: str, root: pathlib.Path, split: str, image_size: int = 0
             for file, *box in _rows(root / "train" / wnid / f"{wnid}_boxes.txt", 5):
                 rows.append((root / "train" / wnid / "images" / file, wnid, box))
     elif split == "test":
-        for file, wnid, *box in _rows(root / "val" / "val_annotations.txt", 6):
+        listed = _rows(root / "val" / "val_annotations.txt", 6)
+        for file, wnid, *box in sorted(listed, key=lambda row: (row[1], row[0])):
             rows.append((root / "val" / "images" / file, wnid, box))
     else:
         raise InputError(f"{name} has no split {split!r}: expected train or test")
@@ -82,6 +88,7 @@ def tiny_imagenet(name: str, root: pathlib.Path, split: str, image_size: int = 0
         [label_of[wnid] for _, wnid, _ in rows],
         boxes=_numbers([box for _, _, box in rows], root),
         image_size=image_size,
+        fit=fit,
         place=root,
     )
 
@@ -90,22 +97,15 @@ def _words(path: pathlib.Path, wnids: list[str]) -> list[str]:
     """Return the first word of each WordNet id, or the id itself where there is none or two classes share it."""
     words = {}
     if path.is_file():
-        for line in _lines(path):
+        for line in lines(path):
             wnid, _, names = line.partition("\t")
             words[wnid] = names.split(",")[0].strip()
     chosen = [words.get(wnid) or wnid for wnid in wnids]
     return [f"{word} ({wnid})" if chosen.count(word) > 1 else word for word, wnid in zip(chosen, wnids, strict=True)]
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): unpack the data set again") from error
-
-
 def _rows(path: pathlib.Path, width: int) -> list[list[str]]:
-    rows = [line.split() for line in _lines(path)]
+    rows = [line.split() for line in lines(path)]
     for number, row in enumerate(rows, 1):
         if len(row) != width:
             raise InputError(f"{path} line {number} has {len(row)} fields: expected {width}; unpack the data set again")

@@ -3,90 +3,24 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 from jrobust.data import (
     archives,
     bar,
     boxed,
+    catalogue_zero_shot,
     corrupted_cifar10,
     dfa_folders,
     folders,
     metashift,
-    npz,
     shapes,
     shipped,
-    tfds_records,
+    tfds_sets,
 )
+from jrobust.data.entries import FITTING, DataSet, Layout, binary, class_folders, fitted, npz_file, prepared
 from jrobust.data.source import Source
 
-# (name, dir, split, image_size, **options) -> the source, or None if the data are not there in this layout
-Opener = Callable[..., Source | None]
-
-
-class Layout(NamedTuple):
-    """One form in which a data set may lie in the data folder."""
-
-    where: str  # below the data folder, as it is told to the user
-    open: Opener
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What is known of a data set: layouts in the order in which they are tried, sizes, and where it comes from.
-
-    Attributes:
-      layouts: tried in order; the first that is there is read.
-      counts: the official number of images of each split.
-      num_classes: the official number of classes.
-      image_shape: of an image; a size of 0 varies.
-      fetch: addresses of the authors' files.
-      unpack: what to do with them.
-      tfds: the name under which TFDS can prepare it; empty if it cannot.
-      shipped: it comes with a dependency, or is computed, and needs no data folder.
-      options: what else decides its content, with defaults, which also give the types; the openers take all of them.
-      is_built: for a set that loading builds, `(dir, split, **options)` -> whether it is there without that.
-    """
-
-    layouts: tuple[Layout, ...]
-    counts: Mapping[str, int]
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    fetch: tuple[str, ...] = ()
-    unpack: str = ""
-    tfds: str = ""
-    shipped: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    is_built: Callable[..., bool] | None = None
-
-
-def _npz(name: str) -> Layout:
-    def open_layout(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-        path = dir / f"{name}.npz"
-        return npz.open_npz(name, path, split, image_size) if path.is_file() else None
-
-    return Layout(f"{name}.npz", open_layout)
-
-
-def _tfds(tfds_name: str, class_names: tuple[str, ...] = ()) -> Layout:
-    def open_layout(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-        return tfds_records.open_prepared(name, tfds_name, dir, split, image_size, class_names)
-
-    return Layout(f"{tfds_name}/ of TFDS", open_layout)
-
-
-def _cifar(layout: archives.Cifar) -> Layout:
-    def open_layout(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-        return archives.cifar(name, layout, dir, split, image_size)
-
-    return Layout(f"{layout.folder}/ or {layout.archive}", open_layout)
-
-
-def _gtsrb_folder(name: str, dir: pathlib.Path, split: str, image_size: int) -> Source | None:
-    root = dir / "gtsrb"
-    return folders.image_folder(name, root, split, image_size) if (root / "train").is_dir() else None
+__all__ = ["DATA_SETS", "DataSet"]
 
 
 def _bffhq(name: str, dir: pathlib.Path, split: str, image_size: int, *, ratio: float) -> Source | None:
@@ -126,9 +60,10 @@ DATA_SETS: dict[str, DataSet] = {
         (shapes.SIDE, shapes.SIDE, 3),
         shipped=True,
         options={"task": "shape", "size": 5120, "ratio": shapes.UNRELATED, "seed": 0},
+        classes_of=lambda task, **_: len(shapes.class_names(task)),
     ),
     "cifar10": DataSet(
-        (_cifar(archives.CIFAR10), _tfds("cifar10", archives.CIFAR10_NAMES)),
+        (binary(archives.CIFAR10), prepared(tfds_sets.CIFAR10)),
         {"train": 50_000, "test": 10_000},
         10,
         (32, 32, 3),
@@ -151,7 +86,7 @@ DATA_SETS: dict[str, DataSet] = {
         is_built=corrupted_cifar10.is_built,
     ),
     "cifar100": DataSet(
-        (_cifar(archives.CIFAR100), _tfds("cifar100")),
+        (binary(archives.CIFAR100), prepared(tfds_sets.CIFAR100)),
         {"train": 50_000, "test": 10_000},
         100,
         (32, 32, 3),
@@ -160,7 +95,7 @@ DATA_SETS: dict[str, DataSet] = {
         "cifar100",
     ),
     "svhn": DataSet(
-        (Layout("{train,test}_32x32.mat", archives.svhn), _npz("svhn"), _tfds("svhn_cropped")),
+        (Layout("{train,test}_32x32.mat", archives.svhn), npz_file("svhn"), prepared(tfds_sets.SVHN)),
         {"train": 73_257, "test": 26_032},
         10,
         (32, 32, 3),
@@ -173,11 +108,11 @@ DATA_SETS: dict[str, DataSet] = {
     ),
     "gtsrb": DataSet(
         (
-            Layout("gtsrb/{train,test}/<class>/", _gtsrb_folder),
+            class_folders("gtsrb"),
             Layout(
                 "GTSRB/Final_{Training,Test}/Images/", lambda n, d, *rest: folders.gtsrb_official(n, d / "GTSRB", *rest)
             ),
-            _npz("gtsrb"),
+            npz_file("gtsrb"),
         ),
         {"train": 39_209, "test": 12_630},
         43,
@@ -195,7 +130,7 @@ DATA_SETS: dict[str, DataSet] = {
                 "flower17/ with {train,test}/<class>/, <class>/ or jpg/",
                 lambda n, d, *rest: folders.flower17(n, d / "flower17", *rest),
             ),
-            _npz("flower17"),
+            npz_file("flower17"),
         ),
         {"train": 1224, "test": 136},
         17,
@@ -212,12 +147,18 @@ DATA_SETS: dict[str, DataSet] = {
         "unpack it there, so that CUB_200_2011/images.txt is there",
     ),
     "tiny_imagenet": DataSet(
-        (Layout("tiny-imagenet-200/", lambda n, d, *rest: boxed.tiny_imagenet(n, d / "tiny-imagenet-200", *rest)),),
+        (
+            fitted(
+                "tiny-imagenet-200/",
+                lambda n, d, *rest, fit: boxed.tiny_imagenet(n, d / "tiny-imagenet-200", *rest, fit=fit),
+            ),
+        ),
         {"train": 100_000, "test": 10_000},
         200,
         (64, 64, 3),
         ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
         "unpack it there, so that tiny-imagenet-200/wnids.txt is there",
+        options=FITTING,
     ),
     "bar": DataSet(
         (Layout("BAR/{train,test}/", lambda n, d, *rest, **options: bar.open_bar(n, d / "BAR", *rest, **options)),),
@@ -248,4 +189,4 @@ DATA_SETS: dict[str, DataSet] = {
         f"{metashift.FOLDER}-<ratio>pct/, with train/, val_out_of_domain/ and imageID_to_group.pkl in it",
         options={"ratio": 12.0, "fit": "squeeze"},
     ),
-}
+} | catalogue_zero_shot.DATA_SETS

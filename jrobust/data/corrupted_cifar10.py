@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from jrobust.data import archives, biases, counters, tfds_records
+from jrobust.data import archives, biases, counters, tfds_records, tfds_sets
 from jrobust.data import corrupted_cifar10_files as files
 from jrobust.data.corrupted_cifar10_frost import Frost, computed, photographs
 from jrobust.data.corrupted_cifar10_pixels import CORRUPTIONS, SEVERITIES, SIDE, corrupt_stack
@@ -236,5 +236,5 @@ def _plain(dir: pathlib.Path, part: str) -> Source | None:
     """Return a split of CIFAR-10 in the first layout that is there."""
     source = archives.cifar("cifar10", archives.CIFAR10, dir, part)
     if source is None:
-        source = tfds_records.open_prepared("cifar10", "cifar10", dir, part, 0, archives.CIFAR10_NAMES)
+        source = tfds_records.open_prepared("cifar10", dir, part, prepared=tfds_sets.CIFAR10)
     return source

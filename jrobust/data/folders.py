@@ -35,7 +35,7 @@ class FileSource(Source):
         split: str,
         class_names: Sequence[str],
         paths: Sequence[pathlib.Path],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         *,
         boxes: np.ndarray | None = None,
         biases: Sequence[int] | np.ndarray | None = None,
@@ -103,7 +103,14 @@ class FileSource(Source):
         return image_files.resize_mask(mask, self.image_size, self.fit) if self.image_size else mask
 
 
-def image_folder(name: str, root: pathlib.Path, split: str, image_size: int = 0) -> Source:
+def image_folder(
+    name: str,
+    root: pathlib.Path,
+    split: str,
+    image_size: int = 0,
+    *,
+    fit: image_files.Fit = image_files.SQUEEZE,
+) -> Source:
     """Return `root/<split>/<class>/**/<image>`; classes and files in sorted order.
 
     The classes are the sub-folders of `root/train` where that exists, so that both splits number them alike.
@@ -115,14 +122,14 @@ def image_folder(name: str, root: pathlib.Path, split: str, image_size: int = 0)
     if not folder.is_dir():
         found = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) if root.is_dir() else "no such folder"
         raise InputError(f"{folder} does not exist (in {root}: {found}): expected {root}/{split}/<class>/<image>")
-    class_names = _subfolders(root / "train" if (root / "train").is_dir() else folder)
-    present = _subfolders(folder)
+    class_names = subfolders(root / "train" if (root / "train").is_dir() else folder)
+    present = subfolders(folder)
     unknown = sorted(set(present) - set(class_names))
     if unknown or not class_names:
         what = f"class folder {unknown[0]!r}, which {root / 'train'} lacks" if unknown else "no class folders"
         raise InputError(f"{folder} has {what}: expected the same {len(class_names)} classes in both")
-    paths, labels = _list(folder, class_names)
-    return FileSource(name, split, class_names, paths, labels, image_size=image_size, place=folder)
+    paths, labels = list_images([folder / class_name for class_name in class_names])
+    return FileSource(name, split, class_names, paths, labels, image_size=image_size, fit=fit, place=folder)
 
 
 def flower17(name: str, root: pathlib.Path, split: str, image_size: int = 0) -> Source | None:
@@ -141,9 +148,9 @@ def flower17(name: str, root: pathlib.Path, split: str, image_size: int = 0) -> 
         if len(paths) != 1360:
             raise InputError(f"{place} holds {len(paths)} images: expected image_0001.jpg to image_1360.jpg")
         labels = [i // 80 for i in range(1360)]
-    elif root.is_dir() and _subfolders(root):
-        class_names, place = _subfolders(root), root
-        paths, labels = _list(root, class_names)
+    elif root.is_dir() and subfolders(root):
+        class_names, place = subfolders(root), root
+        paths, labels = list_images([root / class_name for class_name in class_names])
     else:
         return None
     chosen = np.flatnonzero(split_of_rar(np.array(labels)) == (split == "train"))
@@ -181,9 +188,9 @@ def gtsrb_official(name: str, root: pathlib.Path, split: str, image_size: int = 
     training = root / "Final_Training" / "Images"
     if not training.is_dir():
         return None
-    class_names = _subfolders(training)
+    class_names = subfolders(training)
     if split == "train":
-        paths, labels = _list(training, class_names)
+        paths, labels = list_images([training / class_name for class_name in class_names])
         return FileSource(name, split, class_names, paths, labels, image_size=image_size, place=training)
     folder = root / "Final_Test" / "Images"
     tables = [root.parent / "GT-final_test.csv", *sorted(root.rglob("GT-final_test.csv"))]
@@ -208,22 +215,18 @@ def gtsrb_official(name: str, root: pathlib.Path, split: str, image_size: int = 
     )
 
 
-def image_files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return all image files below a folder in the order of their paths, hidden ones left out."""
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in image_files.SUFFIXES)
+def image_files_below(folder: pathlib.Path, deep: bool = True) -> list[pathlib.Path]:
+    """Return the image files in a folder, and in those below it if `deep`, in the order of their paths; none hidden."""
+    files = (p for p in folder.glob("**/*" if deep else "*") if p.suffix.lower() in image_files.SUFFIXES)
     return sorted(p for p in files if not p.name.startswith("."))
 
 
-def _subfolders(folder: pathlib.Path) -> list[str]:
+def subfolders(folder: pathlib.Path) -> list[str]:
+    """Return the names of the folders in a folder in sorted order, hidden ones left out."""
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _list(folder: pathlib.Path, class_names: Sequence[str]) -> tuple[list[pathlib.Path], list[int]]:
-    paths, labels = [], []
-    for label, class_name in enumerate(class_names):
-        if not (folder / class_name).is_dir():
-            continue
-        found = image_files_below(folder / class_name)
-        paths += found
-        labels += [label] * len(found)
-    return paths, labels
+def list_images(folders: Sequence[pathlib.Path], deep: bool = True) -> tuple[list[pathlib.Path], list[int]]:
+    """Return the image files of a folder a class, in the order of the classes, and their labels."""
+    found = [image_files_below(folder, deep) if folder.is_dir() else [] for folder in folders]
+    return [path for files in found for path in files], [k for k, files in enumerate(found) for _ in files]

@@ -18,13 +18,14 @@ import zlib
 
 import numpy as np
 
+from jrobust.data.images import SQUEEZE, Fit
 from jrobust.data.source import Source, from_arrays
 from jrobust.errors import InputError
 
 _OPTIONAL = ("boxes", "biases", "masks")
 
 
-def open_npz(name: str, path: pathlib.Path, split: str, image_size: int = 0) -> Source:
+def open_npz(name: str, path: pathlib.Path, split: str, image_size: int = 0, *, fit: Fit = SQUEEZE) -> Source:
     """Return the arrays of a split of an .npz file in the layout of this module.
 
     Raises:
@@ -63,5 +64,5 @@ def open_npz(name: str, path: pathlib.Path, split: str, image_size: int = 0) -> 
             "objects; write it again with numpy.savez"
         ) from error
     return from_arrays(
-        images, labels, names, name=name, split=split, image_size=image_size, place=str(path), **optional
+        images, labels, names, name=name, split=split, image_size=image_size, fit=fit, place=str(path), **optional
     )

@@ -75,7 +75,7 @@ def load(
             raise InputError(f"{root / rest} does not exist: expected an .npz with {split}_images and {split}_labels")
         return npz.open_npz(pathlib.PurePath(rest).stem, root / rest, split, size)
     if form == "tfds":
-        source = tfds_records.open_prepared(rest, rest, root, split, size)
+        source = tfds_records.open_prepared(rest, root, split, size, prepared=tfds_records.Prepared(rest))
         if source is None:
             raise InputError(
                 f"{root / rest} holds nothing prepared by TFDS: expected {rest}/<version>/dataset_info.json"
