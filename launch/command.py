@@ -36,10 +36,11 @@ TRACEBACK = "JROBUST_TRACEBACK"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
 
 
-def define_config() -> None:
+def define_config(*, required: bool = True) -> None:
     """Define --config=FILE[:words], locked: a key that it does not have cannot be set."""
     config_flags.DEFINE_config_file("config", None, "FILE[:word,name=value]", lock_config=True)
-    flags.mark_flag_as_required("config")
+    if required:
+        flags.mark_flag_as_required("config")
 
 
 def run(main: Callable[[], int | None]) -> None:

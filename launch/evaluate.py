@@ -1,12 +1,16 @@
-"""Evaluate a trained run.
+"""Evaluate a trained run, or a model that is not trained yet.
 
     python launch/evaluate.py --workdir=RUN --suite=robustness,attribution [--suite.eps=4/255 --suite.num_steps=5]
+    python launch/evaluate.py --config=FILE --config.model.weights=WEIGHTS --suite=zero_shot [--workdir=FOLDER]
 
 Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE (.safetensors or
 .pth), and the test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy,
 robustness, bias, autoattack (goes on where it was if it is killed), sanity, attribution, transfer (with
 --against=RUN,RUN) and localization. Their settings are those of config.evaluation; --suite.FIELD=VALUE changes one in
 every named suite that has it. Computes in float32 unless --dtype says otherwise.
+
+With --config, the model is that with which training would begin: the weights of a file, such as a published CLIP's, or
+those of the config's section `pretrain`. Its records go to FOLDER, by default runs/<config>-<variant>-<seed>-untrained.
 
 Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew. Status 1 after all
 of it means that a check of suite sanity failed. (Suite sanity takes images from the models of --against
@@ -19,6 +23,7 @@ import dataclasses
 import pathlib
 import re
 import sys
+from typing import Any
 
 # isort: off
 import command  # first: it makes the rest importable
@@ -27,6 +32,7 @@ import command  # first: it makes the rest importable
 import assembly
 import jax
 import printing
+import untrained
 from absl import flags
 
 from jrobust import evaluation
@@ -49,14 +55,16 @@ SEED = flags.DEFINE_integer("seed", None, "of random starts and of the choice of
 
 def main(overrides: dict[str, str]) -> int:
     """Run the command; return its status."""
-    if not WORKDIR.value or not SUITE.value:
-        missing = "workdir" if not WORKDIR.value else "suite"
+    config: Any = command.FLAGS["config"].value if "config" in command.FLAGS else None
+    if not (WORKDIR.value or config) or not SUITE.value:
+        missing = "workdir" if SUITE.value else "suite"
         raise InputError(f"--{missing} is missing: expected --workdir=RUN --suite={','.join(suites.SUITES)}")
-    workdir = pathlib.Path(WORKDIR.value)
-    settings = suites.overridden(SUITE.value, assembly.read_config(workdir).evaluation.to_dict(), overrides)
+    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs", f"{name_of(config)}-untrained"))
+    settings = (config or assembly.read_config(workdir)).evaluation.to_dict()
+    settings = suites.overridden(SUITE.value, settings, overrides)
     for name in SUITE.value:  # a wrong setting is found now, not after the model is restored
         suites.settings_of(name, settings[name])
-    parts, subject = load(workdir, STEP.value, WEIGHTS.value)
+    parts, subject = begin(config, workdir) if config else load(workdir, STEP.value, WEIGHTS.value)
     step = STEP.value if STEP.value == "best" else "latest"
     against = [load(pathlib.Path(folder), step)[1] for folder in AGAINST.value]
     subject, *against = distinct([subject, *against], [workdir, *map(pathlib.Path, AGAINST.value)])
@@ -72,9 +80,31 @@ def main(overrides: dict[str, str]) -> int:
         seed=parts.config.seed if SEED.value is None else SEED.value,
         mesh=devices if devices.size > 1 else None,
         crop_size=parts.config.data.augment.crop_size,
+        sets=assembly.sets(parts),
     )
     show(workdir, records, page.write(workdir))
     return command.conclude(sanity.failures(records))
+
+
+def name_of(config: Any) -> str:
+    """Return how a run of the config would be called."""
+    return assembly.run_name(command.config_argument(), config)
+
+
+def begin(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, Subject]:
+    """Return a config's parts and the model that its training would begin with; the folder becomes that of the config.
+
+    Raises:
+      InputError: there are no such weights, or the folder holds something else.
+    """
+    if WEIGHTS.value or STEP.value != "latest":
+        flag = "weights" if WEIGHTS.value else "step"
+        raise InputError(f"--{flag} is of a trained run: with --config, set --config.model.weights=FILE")
+    if DATA_DIR.value is not None:
+        config.data.dir = DATA_DIR.value
+    parts, network = untrained.build(config, workdir)
+    untrained.record(parts.config, workdir)
+    return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value)
 
 
 def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[assembly.Parts, Subject]:
@@ -108,7 +138,7 @@ def distinct(subjects: list[Subject], folders: list[pathlib.Path]) -> list[Subje
 
 def announce(parts: assembly.Parts, subject: Subject, names: list[str]) -> None:
     """Say what is about to be done."""
-    where = f"step {subject.step}" if subject.step is not None else WEIGHTS.value
+    where = f"step {subject.step}" if subject.step is not None else WEIGHTS.value or "not trained"
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(
         f"model    {subject.name}, {where}, {subject.parameters:,} parameters, {subject.dtype}\n"
@@ -149,4 +179,6 @@ if __name__ == "__main__":
         sys.argv[1:], overrides = split_overrides(sys.argv[1:])
     except InputError as error:
         sys.exit(f"error: {error}")
+    command.define_config(required=False)
+    flags.declare_key_flag("config")
     command.run(lambda: main(overrides))

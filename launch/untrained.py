@@ -1,0 +1,50 @@
+"""A model as it is before any training, for evaluation: the weights of a file, published or of a first stage."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import assembly
+import jax
+import pretraining
+
+from jrobust.errors import InputError
+from jrobust.training import checkpoint, run_folder
+from jrobust.training.method import Variables
+
+
+def build(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, Variables]:
+    """Return the parts of a config, and what its method would deploy before the first step of training.
+
+    Args:
+      config: whose model.weights are a file, or with a section `pretrain` whose first stage is through.
+      workdir: of the records. The first stage is looked for beside it.
+
+    Raises:
+      InputError: the folder is that of a trained run or of another config; or there are no weights.
+    """
+    if checkpoint.saved_steps(workdir):
+        raise InputError(f"{workdir} is the folder of a trained run: leave --config out, or choose another --workdir")
+    file = pretraining.weights(config, workdir)
+    if file and not pathlib.Path(file).exists():
+        raise InputError(
+            f"{file} is not there: train it first, with launch/run.py and this --config in a folder beside {workdir}"
+        )
+    config.train.parallelism = "jit"
+    parts = assembly.build(config, file)
+    run_folder.check_config(workdir, config.to_dict())  # with what was measured
+    initialize = assembly.first_variables(parts)
+    if initialize is None:
+        raise InputError(
+            "model.weights is not set: a model that is not trained is evaluated with the weights of a file"
+        )
+    init_key, _ = jax.random.split(jax.random.key(config.seed))  # as a run begins, where a part of it is random
+    return parts, parts.method.deployed(initialize(init_key, {}))
+
+
+def record(config: Any, workdir: pathlib.Path) -> None:
+    """Make the folder that of this config."""
+    with run_folder.opened(workdir, config.to_dict()):
+        run_folder.write_json(workdir / "config.json", config.to_dict())
+        run_folder.record_environment(workdir, config.seed, step=0)
