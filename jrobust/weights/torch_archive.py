@@ -131,8 +131,11 @@ def _state_dict(data: Any, entry: str | None, path: pathlib.Path) -> dict[str, C
         what = f"an object of {_name(data.function)}" if isinstance(data, Call) else f"a {type(data).__name__}"
         raise InputError(f"{path} holds {what}: expected a state_dict or a TorchScript module")
     nested = _nested(data)
-    if entry is None and not any(map(_is_tensor, data.values())) and nested:
-        entry = nested[0] if len(nested) == 1 else next((name for name in ENTRIES if name in nested), "")
+    if entry is None and nested:
+        # Beside a network's, a checkpoint may have tensors of its own, such as an accuracy.
+        alone = any(map(_is_tensor, data.values()))
+        entry = next((name for name in ENTRIES if name in nested), None)
+        entry = entry or (None if alone else nested[0] if len(nested) == 1 else "")
     if entry is not None:
         if entry not in nested:
             listed = ", ".join(map(_shown, nested)) or "none"

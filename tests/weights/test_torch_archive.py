@@ -83,6 +83,11 @@ def test_the_state_dict_of_a_checkpoint(tmp_path):
     for checkpoint in ({"net_of_mine": {"x": one}}, {"ema": {"x": two}, "state_dict": {"x": one}}):
         path = write(tmp_path / "a.pt", checkpoint | {"epoch": 3, "optimizer": moments})
         assert torch_archive.read(path)["x"].shape == (6,)
+    path = write(tmp_path / "a.pt", {"best_acc1": two, "model": {"x": one}, "ema": {"y": two}})
+    assert list(torch_archive.read(path)) == ["x"]
+    assert torch_archive.entries(path) == ["model", "ema"]
+    path = write(tmp_path / "a.pt", {"x": one, "buffers": {"y": two}})
+    assert list(torch_archive.read(path)) == ["x"]
     path = write(tmp_path / "a.pt", {"vision": {"x": one}, "prompts": {"y": two}})
     assert list(torch_archive.read(path, entry="prompts")) == ["y"]
     with pytest.raises(InputError, match="entries: vision, prompts; expected one of them"):

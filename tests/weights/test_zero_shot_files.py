@@ -135,4 +135,6 @@ def test_a_program(tmp_path):
     said = stablehlo.write(path, logits, classifier, source={"file": "a.pt", "sha256": "0"})
     assert said["source"]["file"] == "a.pt" and said["input"]["resize_to"] == 16
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype("f4")
-    np.testing.assert_allclose(jax.export.deserialize(path.read_bytes()).call(images), jax.jit(logits)(images), atol=1e-4)
+    np.testing.assert_allclose(
+        jax.export.deserialize(path.read_bytes()).call(images), jax.jit(logits)(images), atol=1e-4
+    )
