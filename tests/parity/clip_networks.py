@@ -145,6 +145,20 @@ class TorchCLIP(nn.Module):
         return x[torch.arange(len(tokens)), tokens.argmax(1)] @ self.text_projection
 
 
+def single(s):
+    """A network of float32 whose biases, norms and running statistics are away from their start."""
+    torch.manual_seed(0)
+    network = TorchCLIP(s).float().eval()
+    network.transformer.mask = network.transformer.mask.float()
+    with torch.no_grad():
+        for name, value in [*network.named_parameters(), *network.named_buffers()]:
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif value.ndim == 1 and value.is_floating_point():
+                value.add_(0.3 * torch.randn_like(value))
+    return network
+
+
 def blocks(state, prefix, ours, heads):
     """The leaves of the blocks under a prefix."""
     leaves, i = {}, 0

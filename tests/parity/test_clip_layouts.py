@@ -10,7 +10,7 @@ from torch.nn import functional  # noqa: E402
 
 from jrobust.models.clip import CLIP, Sizes, similarity  # noqa: E402
 from jrobust.weights import clip_layouts  # noqa: E402
-from tests.parity.clip_networks import TorchCLIP, our_tree  # noqa: E402
+from tests.parity.clip_networks import TorchCLIP, our_tree, single  # noqa: E402
 
 TEXT = {"text_width": 64, "text_layers": 2, "vocabulary": 20, "context": 7}
 CASES = {"vit": Sizes(8, 16, 128, 2, 8, **TEXT), "resnet": Sizes(8, 64, 4, (1, 2, 1, 1), None, **TEXT)}
@@ -19,16 +19,7 @@ TOKENS = np.array([[18, 3, 19, 0, 0, 0, 0], [18, 9, 4, 8, 1, 2, 19]], np.int32)
 
 @pytest.fixture(params=list(CASES), scope="module")
 def network(request):
-    torch.manual_seed(0)
-    network = TorchCLIP(CASES[request.param]).float().eval()
-    network.transformer.mask = network.transformer.mask.float()
-    with torch.no_grad():
-        for name, value in [*network.named_parameters(), *network.named_buffers()]:
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5)
-            elif value.ndim == 1 and value.is_floating_point():
-                value.add_(0.3 * torch.randn_like(value))
-    return network, CASES[request.param]
+    return single(CASES[request.param]), CASES[request.param]
 
 
 def save(network, path, kind):
