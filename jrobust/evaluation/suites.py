@@ -22,6 +22,7 @@ from jrobust.evaluation import (
     bias,
     interpolation,
     localization,
+    masking,
     robustness,
     sanity,
     transfer,
@@ -41,6 +42,7 @@ SUITES: dict[str, ModuleType] = {
     "attribution": attribution,
     "transfer": transfer,
     "localization": localization,
+    "masking": masking,
     "zero_shot": zero_shot,
     "interpolation": interpolation,
 }
