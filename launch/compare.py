@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     for column, protocol in zip(table.columns, table.protocols, strict=True):
         if protocol:
             console.print(f"{column}: {protocol}", highlight=False, markup=False)
+    for extra in table.extras:
+        console.print(tables.rich_table(extra.title, extra.columns, extra.rows))
+        console.print(extra.note, highlight=False, markup=False)
     for text in table.warnings:
         print(f"warning: {text}", file=sys.stderr)
     if options.output:

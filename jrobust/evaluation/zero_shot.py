@@ -22,7 +22,7 @@ from jrobust.evaluation.autoattack import SHORTENED
 from jrobust.evaluation.autoattack import Settings as Judge
 from jrobust.evaluation.checks import attack_checks, check_warnings, rising
 from jrobust.evaluation.class_runs import FLAGS, RATE, SECONDS, STEPS, Plan, Runner, kept_parts, split
-from jrobust.evaluation.class_sets import ClassSet, ClassSets, Sets, averages, check, described, opened
+from jrobust.evaluation.class_sets import ClassSet, ClassSets, Sets, averages, check, described, opened, title
 from jrobust.evaluation.estimates import proportion
 from jrobust.evaluation.kept import Columns
 from jrobust.evaluation.record import Record
@@ -171,22 +171,22 @@ def _measures(settings: Settings, chosen: Sequence[ClassSet]) -> list[Measure]:
     groups = settings.plan()
     found = [Measure("clean", "clean", "correct", "images as they are")]
     for attack in groups["main"]:
-        title = attack.name.upper().replace("_", "-")
-        found.append(Measure(attack.name, title, f"{attack.name}_correct", attack.protocol))
+        heading = attack.name.upper().replace("_", "-")
+        found.append(Measure(attack.name, heading, f"{attack.name}_correct", attack.protocol))
     if settings.autoattack:
         judge, few = settings.judge(), [of for of in chosen if of.classes <= MAX_TARGETS]
         texts = [judge.protocol(MAX_TARGETS + 1)] if len(few) < len(chosen) else []
         if few:
             other = dataclasses.replace(judge, version="few").protocol(min(of.classes for of in few))
             texts.append(f"on {', '.join(of.title for of in few)}, of fewer than 10 classes: {other}")
-        name, title = "autoattack", "AutoAttack"
+        name, heading = "autoattack", "AutoAttack"
         if judge.budget() != Budget():
-            name, title = "shortened_autoattack", SHORTENED
-        found.append(Measure(name, title, "autoattack_correct", "; ".join(texts)))
+            name, heading = "shortened_autoattack", SHORTENED
+        found.append(Measure(name, heading, "autoattack_correct", "; ".join(texts)))
     for attack in groups["sweep"]:
         if attack not in groups["main"]:
-            title = f"PGD-{attack.num_steps} at {attack.radius}"
-            found.append(Measure(attack.name, title, f"{attack.name}_correct", attack.protocol))
+            heading = f"PGD-{attack.num_steps} at {attack.radius}"
+            found.append(Measure(attack.name, heading, f"{attack.name}_correct", attack.protocol))
     return found
 
 
@@ -205,11 +205,11 @@ def _summarise(
         cells = [float(hit.mean()) for hit in hits.values()]
         rows.append([measure.title, *cells, *(estimate.value for estimate in means[measure.column].values())])
         each = {of.name: proportion(hits[of.name]) for of in chosen}
-        trained_on = {"average": 0, "zero_shot_average": settings.source in hits}
+        without = f"without {title(settings.source)}" if settings.source in hits else "none trained on"
+        over = {"average": f"; mean over {len(hits)} sets", "zero_shot_average": f"; mean over the sets, {without}"}
         for name, estimate in (means[measure.column] | each).items():
-            over = f"; mean over {len(hits) - trained_on[name]} sets" if name in AVERAGES else ""
             record.metrics[f"{name}.{measure.name}"] = estimate
-            record.protocols[f"{name}.{measure.name}"] = measure.protocol + over
+            record.protocols[f"{name}.{measure.name}"] = measure.protocol + over.get(name, "")
     titles = [*(of.title for of in chosen), *(AVERAGES[name] for name in means["correct"])]
     record.tables["zero_shot"] = {"columns": ["accuracy", *titles], "rows": rows}
     if groups["sweep"]:

@@ -6,15 +6,17 @@ import dataclasses
 import os
 import pathlib
 import statistics
+import tempfile
 from collections.abc import Sequence
 
 from jrobust.errors import InputError
-from jrobust.reporting import tables
+from jrobust.reporting import curves, tables
+from jrobust.reporting.figures import embedded
 from jrobust.reporting.page import environment, write_text
 from jrobust.reporting.run_files import SUITES, Row, Run, number, read
 
 # What is compared, in the order of the columns; accuracy comes from the first suite that has it.
-COMPARED = tuple(suite for suite in SUITES if suite not in ("transfer", "sanity"))
+COMPARED = tuple(suite for suite in SUITES if suite not in ("transfer", "sanity", "interpolation"))
 LEFT_OUT = ("IN_logit", "K_logit", "unbiased")
 
 
@@ -27,12 +29,16 @@ class Comparison:
       protocols: how the column was measured, "" where there is nothing to say.
       rows: one a run, cells as text, "-" where the run has no such number.
       warnings: sentences on settings that differ.
+      extras: tables of their own: a measure on many data sets, a line a run.
+      trade_offs: how it was measured -> run -> the curve `interpolation`.
     """
 
     columns: list[str]
     protocols: list[str]
     rows: list[list[str]]
     warnings: list[str]
+    extras: list[tables.Extra] = dataclasses.field(default_factory=list)
+    trade_offs: dict[str, dict[str, list[Row]]] = dataclasses.field(default_factory=dict)
 
 
 def compare(workdirs: Sequence[str | os.PathLike]) -> Comparison:
@@ -63,8 +69,48 @@ def compare(workdirs: Sequence[str | os.PathLike]) -> Comparison:
         cells = [tables.percent(numbers[key].get("value")) if key in numbers else "-" for key in keys]
         rows.append([label, *cells, tables.count(_rate(run)), tables.count(_parameters(run))])
     return Comparison(
-        [*headings, "images/s", "parameters"], [*protocols, "training, median", "trained"], rows, warnings
+        [*headings, "images/s", "parameters"],
+        [*protocols, "training, median", "trained"],
+        rows,
+        warnings,
+        on_data_sets(runs),
+        _trade_offs(runs),
     )
+
+
+def on_data_sets(runs: Sequence[Run]) -> list[tables.Extra]:
+    """Return the lines of the tables `zero_shot` under each other: a table for each measure, its protocol and its sets.
+
+    A mean without the set that was trained on is left out where that is not the same set for all lines.
+    """
+    found: dict[tuple[str, str, tuple[str, ...]], list[tuple[str, Row, list]]] = {}
+    for label, run in zip(_labels(list(runs)), runs, strict=True):
+        record = run.records.get("zero_shot", {})
+        table = record.get("tables", {}).get("zero_shot", {"columns": [""], "rows": []})
+        titles = tuple(title for title in table["columns"][1:] if title not in tables.MEANS)
+        for name, *cells in table["rows"]:
+            found.setdefault((name, tables.how_on_sets(record, name), titles), []).append((label, record, cells))
+    extras = []
+    for (name, how, titles), lines in found.items():
+        sources = {record["settings"].get("source") for _, record, _ in lines}
+        means = tables.MEANS if len(sources) == 1 and sources != {""} else tables.MEANS[:1]
+        rows = [[label, *map(tables.percent, cells[: len(titles) + len(means)])] for label, _, cells in lines]
+        note = f"{how}." + (f" {means[1]}: without {sources.pop()}." if len(means) > 1 else "")
+        extras.append(
+            tables.Extra("zero_shot", f"{name}, accuracy (%) on each data set", note, ["run", *titles, *means], rows)
+        )
+    return extras
+
+
+def _trade_offs(runs: list[Run]) -> dict[str, dict[str, list[Row]]]:
+    """Return the curves of the interpolation suite, those of equal protocols together."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for label, run in zip(_labels(runs), runs, strict=True):
+        record = run.records.get("interpolation", {})
+        protocols = [text for name, text in record.get("protocols", {}).items() if name.startswith("average.pgd")]
+        if points := record.get("curves", {}).get("interpolation"):
+            found.setdefault(f"{protocols[0]}; {record['dataset']}", {})[label] = points
+    return found
 
 
 def write(comparison: Comparison, output: str | os.PathLike) -> pathlib.Path:
@@ -74,7 +120,15 @@ def write(comparison: Comparison, output: str | os.PathLike) -> pathlib.Path:
       InputError: the file cannot be written.
     """
     path = pathlib.Path(output)
-    html = environment().get_template("compare.html").render(comparison=comparison)
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        picture = pathlib.Path(folder) / "interpolation.png"
+        for how, lines in comparison.trade_offs.items():
+            if curves.trade_off(lines, picture):
+                caption = f"From the original model (0) to the fine-tuned one (1), robust over clean accuracy: {how}."
+                figures.append({"caption": caption} | embedded(picture))
+    template = environment().get_template("compare.html")
+    html = template.render(comparison=comparison, extras=comparison.extras, figures=figures)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_text(path, html)
@@ -103,14 +157,17 @@ def _numbers(run: Run) -> dict[Key, Row]:
 
 
 def _order(key: Key) -> tuple:
-    suite, name, dataset, protocol = key
+    suite, whole, dataset, protocol = key
+    average, dot, rest = whole.partition(".")
+    name = rest if dot else whole
     digits = "".join(c for c in name if c.isdigit())
     of_bias = ("average", "conflicting", "aligned", "worst_group")
     of_attributions = ("IN", "K", "failed", "gt_known", "top1_localization")
-    first = ("accuracy", *of_bias, "fgsm", "pgd", "cw", "worst_case", *of_attributions)
+    first = ("accuracy", "clean", *of_bias, "fgsm", "pgd", "cw", "worst_case", *of_attributions)
     kind = name.split("_")[0] if name.startswith(("pgd_", "cw_")) else name
     return (
         COMPARED.index(suite),
+        average != "average",
         first.index(kind) if kind in first else len(first),
         int(digits or 0),
         dataset,

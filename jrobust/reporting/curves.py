@@ -15,6 +15,7 @@ LAST = ("gradient_norm", "update_norm", "parameter_norm", "learning_rate")
 NORM_AXES = {"linf": r"$L_\infty$ radius", "l2": r"$L_2$ radius"}
 SERIES = {
     "accuracy": ("accuracy", COLORS[0], "-"),
+    "zero_shot": ("zero-shot sets", COLORS[1], "-"),
     "IN": ("IN (IG of the cross-entropy)", COLORS[0], "-"),
     "K": ("K (IG of the cross-entropy)", COLORS[1], "-"),
     "IN_logit": ("IN (IG of the logit)", COLORS[0], "--"),
@@ -72,6 +73,54 @@ def robustness(record: Row, path: pathlib.Path) -> bool:
             axis.set_xlabel(f"{NORM_AXES[norm]} ({_unit_text(points)})")
         axes[0].set_ylabel("accuracy under PGD (%)")
         axes[0].set_ylim(0, 101)
+    return True
+
+
+def zero_shot(record: Row, path: pathlib.Path) -> bool:
+    """Draw the mean accuracy over data sets over the radii, with 95 % bands; False if the record has no curve."""
+    points = record.get("curves", {}).get("linf")
+    if not points:
+        return False
+    names = [name for name in ("accuracy", "zero_shot") if points[0].get(name)]
+    with figure(path, 5.0, 3.4) as canvas:
+        axis = canvas.subplots()
+        _lines(axis, points, names, unit=_unit(points), words={"accuracy": "all sets"})
+        axis.set_xlabel(f"{NORM_AXES['linf']} ({_unit_text(points)})")
+        axis.set_ylabel("mean accuracy under PGD (%)")
+        axis.set_ylim(bottom=0)
+        if len(names) > 1:
+            canvas.legend(loc="outside lower center", ncols=2)
+    return True
+
+
+def trade_off(curves: dict[str, list[Row]], path: pathlib.Path) -> bool:
+    """Draw robust over clean accuracy from the original to the fine-tuned model; False if there is nothing to draw.
+
+    Args:
+      curves: the curve `interpolation` of each run, by its name.
+      path: of the picture.
+    """
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return False
+    with figure(path, 5.6, 4.2) as canvas:
+        axis = canvas.subplots()
+        for i, (name, points) in enumerate(curves.items()):
+            color = COLORS[i % len(COLORS)]
+            xs, ys = ([100 * number(point[word].get("value")) for point in points] for word in ("clean", "robust"))
+            axis.plot(xs, ys, color=color, marker="o", label=name)
+            for point, x, y in zip(points, xs, ys, strict=True):
+                axis.annotate(point["label"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            ends = {0.0: ("s", "original"), 1.0: ("*", "fine-tuned")}
+            for point, x, y in zip(points, xs, ys, strict=True):
+                if marked := ends.get(point["x"]):
+                    label = marked[1] if i == 0 else None
+                    style = {"color": "white", "markeredgecolor": color, "linestyle": "", "zorder": 3}
+                    axis.plot([x], [y], marker=marked[0], markersize=11, label=label, **style)
+        axis.set_xlabel("clean accuracy (%)")
+        axis.set_ylabel("accuracy under PGD (%)")
+        axis.margins(0.12)
+        canvas.legend(loc="outside lower center", ncols=3)
     return True
 
 
@@ -134,7 +183,7 @@ def _rank(name: str) -> tuple[int, int, str]:
     return (2, LAST.index(name), name) if name in LAST else (1, 0, name)
 
 
-def _lines(axis: Any, points: list[Row], names: list[str], *, unit: float) -> None:
+def _lines(axis: Any, points: list[Row], names: list[str], *, unit: float, words: Row | None = None) -> None:
     xs = [number(point["x"]) * unit for point in points]
     for name in names:
         text, color, style = SERIES[name]
@@ -142,7 +191,7 @@ def _lines(axis: Any, points: list[Row], names: list[str], *, unit: float) -> No
             [100 * number((point.get(name) or {}).get(key)) for point in points] for key in ("value", "low", "high")
         )
         axis.fill_between(xs, lows, highs, color=color, alpha=0.15 if style == "-" else 0.07, linewidth=0)
-        axis.plot(xs, values, color=color, linestyle=style, marker="o", label=text)
+        axis.plot(xs, values, color=color, linestyle=style, marker="o", label=(words or {}).get(name, text))
     axis.set_xlim(0 if min(xs) < 0.3 * max(xs) else None)
 
 

@@ -56,10 +56,8 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
 
 def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
     """Draw every figure that the run has results for; an entry is {"section", "name", "caption", "data", "width"}."""
-    records = run.records
-    accuracy, robustness = records.get("accuracy", {}), records.get("robustness", {})
-    attribution, localization = records.get("attribution", {}), records.get("localization", {})
-    sanity, bias = records.get("sanity", {}), records.get("bias", {})
+    names = ("accuracy", "robustness", "attribution", "localization", "sanity", "bias")
+    accuracy, robustness, attribution, localization, sanity, bias = (run.records.get(name, {}) for name in names)
     cam_class = bias.get("settings", {}).get("cam_class", "")
     step = number(robustness.get("settings", {}).get("sweep_steps"))
 
@@ -72,6 +70,7 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
     return [
         one("Training", "training", lambda p: curves.training(run.metrics, p), "Training, from metrics.jsonl."),
         one("Accuracy", "confusion", lambda p: gallery.confusion(accuracy, p), "What each class is taken for."),
+        *_of_texts(run, one),
         one(
             "Bias",
             "bias_groups",
@@ -132,6 +131,28 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
             "boxes",
             lambda p: gallery.localization(run.arrays("localization"), p),
             "True boxes (solid, green) and found ones (dashed, orange), over images and heatmaps.",
+        ),
+    ]
+
+
+def _of_texts(run: Run, one: Callable[[str, str, Draw, str], Row | None]) -> list[Row | None]:
+    """Draw the figures of models whose classes are texts."""
+    zero_shot, between = run.records.get("zero_shot", {}), run.records.get("interpolation", {})
+    points = between.get("curves", {}).get("interpolation", [])
+    return [
+        one(
+            "Data sets",
+            "zero_shot",
+            lambda p: curves.zero_shot(zero_shot, p),
+            f"{number(zero_shot.get('settings', {}).get('num_steps')):.0f} steps of PGD: the mean over data sets of"
+            " their accuracies. Bands: 95 % normal intervals.",
+        ),
+        one(
+            "Data sets",
+            "interpolation",
+            lambda p: curves.trade_off({run.name: points}, p),
+            f"Between the original model (0) and the fine-tuned one (1): accuracy under PGD at {between.get('threat')}"
+            " over clean accuracy, means over data sets. Numbers: the share of the fine-tuned model.",
         ),
     ]
 

@@ -17,7 +17,10 @@ from jrobust.errors import InputError
 Row = dict[str, Any]
 
 # The order in which suites are shown; others follow.
-SUITES = ("accuracy", "bias", "robustness", "autoattack", "sanity", "attribution", "transfer", "localization")
+SUITES = (
+    *("accuracy", "zero_shot", "interpolation", "bias", "robustness", "autoattack", "sanity", "attribution"),
+    *("transfer", "localization"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

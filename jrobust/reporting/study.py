@@ -125,7 +125,12 @@ def measured(run: Run, names: Sequence[str], config_hash: str) -> dict[str, floa
     for name in names:
         if name not in found:
             advice = f"{run.path} was evaluated by {', '.join(run.records) or 'no suite'}"
-            raise unknown("measure", name, [key for key in found if "." not in key], advice)
+            raise unknown(
+                "measure",
+                name,
+                [key for key in found if "." not in key or key.startswith(tuple(tables.AVERAGES))],
+                advice,
+            )
     return {name: number(found[name].get("value")) for name in names}
 
 

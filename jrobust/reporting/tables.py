@@ -13,6 +13,7 @@ from jrobust.reporting.run_files import Row, number
 
 NAMES = {
     "accuracy": "accuracy",
+    "clean": "clean",
     "average": "average",
     "conflicting": "conflicting",
     "aligned": "aligned",
@@ -21,6 +22,8 @@ NAMES = {
     "fgsm": "FGSM",
     "worst_case": "worst case (Ensemble)",
     "robust_accuracy": "AutoAttack",
+    "autoattack": "AutoAttack",
+    "shortened_autoattack": "shortened AutoAttack",
     "unbounded": "PGD, radius 1",
     "square": "Square",
     "nattack": "N Attack",
@@ -34,21 +37,28 @@ NAMES = {
 }
 PARTIAL = "after "  # begins the metrics of AutoAttack before its last part
 UNDER = " under "  # before the corruption in a metric of the bias suite
+AT = " at "  # before the share in a metric of the interpolation suite
+# Before the measure in metrics of the zero_shot suite; there the name of a data set stands before all others.
+AVERAGES = {"average.": "mean of the sets", "zero_shot_average.": "mean of the zero-shot sets"}
+MEANS = ("Avg", "zero-shot Avg")  # the last columns of the table of the zero_shot suite
 INTERVALS = {"wilson": "Wilson", "normal": "normal approximation"}
 
 
 def metric_name(name: str) -> str:
     """Return how a metric is called in tables.
 
-    >>> [metric_name(name) for name in ("pgd_20", "cw_30", "IN", "di_fgsm from net")]
-    ['PGD-20', 'C&W-30', 'IN', 'DI-FGSM from net']
+    >>> [metric_name(name) for name in ("pgd_20", "cw_30", "IN", "di_fgsm from net", "average.pgd_10")]
+    ['PGD-20', 'C&W-30', 'IN', 'DI-FGSM from net', 'PGD-10, mean of the sets']
     """
+    for prefix, over in AVERAGES.items():
+        if name.startswith(prefix):
+            return f"{metric_name(name.removeprefix(prefix))}, {over}"
     attack, found, model = name.partition(" from ")
     if found:
         return f"{attack.upper().replace('_', '-')} from {model}"
-    for prefix, title in (("pgd_", "PGD"), ("cw_", "C&W")):
+    for prefix, title in (("pgd_", "PGD-"), ("cw_", "C&W-"), ("linf_", "PGD at Linf ")):
         if name.startswith(prefix):
-            return f"{title}-{name.removeprefix(prefix)}"
+            return f"{title}{name.removeprefix(prefix)}"
     return NAMES.get(name, name)
 
 
@@ -101,8 +111,13 @@ def summary(records: dict[str, Row]) -> list[list[str]]:
 
 
 def tabulated(name: str) -> bool:
-    """Return whether a metric is one of many of a table of its own."""
-    return name.startswith(PARTIAL) or UNDER in name
+    """Return whether a metric is one of many of a table of its own.
+
+    >>> [tabulated(name) for name in ("average.pgd_10", "dtd.pgd_10", "average.clean at 0.5", "pgd_10 from a.b")]
+    [False, True, True, False]
+    """
+    of_a_set = "." in name and " " not in name and not name.startswith(tuple(AVERAGES))
+    return name.startswith(PARTIAL) or UNDER in name or AT in name or of_a_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +132,16 @@ class Extra:
 
 
 def extras(records: dict[str, Row]) -> list[Extra]:
-    """Return the tables that a run has beside the summary: groups, corruptions, FSR's, AutoAttack's, checks, matrix."""
+    """Return the tables that a run has beside the summary, each where its suite was run."""
     found = [
+        _extra(records, "zero_shot", "zero_shot", "Accuracy (%) on each data set", _means(records)),
+        _extra(
+            records, "zero_shot", "sets", "What was taken of each data set", "Images/s: under all attacks together."
+        ),
+        _extra(
+            *(records, "interpolation", "interpolation", "Accuracy (%) between the original and the fine-tuned model"),
+            "Share 0: the original; 1: the fine-tuned one. Means over the data sets.",
+        ),
         groups(records),
         _extra(records, "bias", "corruptions", "Accuracy (%) of corrupted images", "Every model on the same images."),
         protocol(records),
@@ -138,7 +161,7 @@ def _extra(records: dict[str, Row], suite: str, name: str, title: str, note: str
         return None
     if suite == "transfer":
         note = f"{note} {_crafted(records[suite])}".strip()
-    shares = suite in ("bias", "transfer")
+    shares = suite in ("bias", "transfer", "interpolation") or name == "zero_shot"
     rows = [[_cell(c, v, shares) for c, v in zip(table["columns"], row, strict=True)] for row in table["rows"]]
     return Extra(suite, title, note, list(map(str, table["columns"])), rows)
 
@@ -189,6 +212,23 @@ def protocol(records: dict[str, Row]) -> Extra | None:
             notes.append(f"AutoAttack on {count(images)} images.")
     title = "Accuracy (%) under the attacks of FSR's tables"
     return Extra("robustness", title, " ".join(notes), list(cells), [[percent(value) for value in cells.values()]])
+
+
+def how_on_sets(record: Row, title: str) -> str:
+    """Return how a line of the table of the zero_shot suite was measured, on which sample of the sets."""
+    rows = [row[0] for row in record["tables"]["zero_shot"]["rows"]]
+    own = [name.removeprefix("average.") for name in record["metrics"] if name.startswith("average.")]
+    protocol = record.get("protocols", {}).get(f"average.{own[rows.index(title)]}", "") if title in rows else ""
+    return f"{protocol.partition('; mean over')[0]}; {record['settings'].get('sample')} sets"
+
+
+def _means(records: dict[str, Row]) -> str:
+    record = records.get("zero_shot", {})
+    source = record.get("settings", {}).get("source")
+    without = f"; zero-shot Avg: without {source}, which was trained on" if source else ""
+    return (
+        f"{record.get('threat')}; {record.get('settings', {}).get('sample')} sets. Avg: their unweighted mean{without}."
+    )
 
 
 def _crafted(record: Row) -> str:

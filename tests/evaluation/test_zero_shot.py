@@ -43,7 +43,7 @@ def test_accuracies_of_sets_and_their_means_are_those_computed_by_hand(record):
     assert record.protocols["average.pgd_10"] == (
         "PGD-10 on cross-entropy, Linf 0.1, step 0.025, random start, last iterate; mean over 3 sets"
     )
-    assert record.protocols["zero_shot_average.clean"] == "images as they are; mean over 2 sets"
+    assert record.protocols["zero_shot_average.clean"] == "images as they are; mean over the sets, without Pets"
     assert "confidence 50" in record.protocols["cifar10.cw_10"]
 
 
