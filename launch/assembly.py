@@ -27,8 +27,8 @@ from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.models.network import Network
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Batch, Variables
+from jrobust.weights import arrays, clip_layouts, safetensors_file, stablehlo, torch_layouts
 from jrobust.weights import load as weights
-from jrobust.weights import safetensors_file, stablehlo
 
 # The words of train.evaluate_split and of evaluation.step.
 SPLITS, STEPS = ("test", "validation"), ("latest", "best")
@@ -253,14 +253,32 @@ def export_program(
     )
 
 
+def export_torch(parts: Parts, deployed: Variables, output: pathlib.Path) -> str:
+    """Write the weights under PyTorch's names; return which. Of a CLIP that is all of it, with the tower as trained.
+
+    Raises:
+      InputError: a network that PyTorch has no names for; visual prompts; or the file of a CLIP's texts is not there.
+    """
+    if not isinstance(parts.classifier, ZeroShot):
+        assert isinstance(parts.classifier, Classifier)
+        return torch_layouts.write(output, parts.classifier, *deployed).name
+    assert parts.texts is not None
+    if parts.classifier.prompts is not None:
+        raise InputError("visual prompts have no place in a file for PyTorch: take --format=safetensors")
+    clip_layouts.write(output, parts.texts.params | {"image": deployed.params})
+    return "openai"
+
+
 def _origin(parts: Parts, step: int, chosen: str, **measured: float) -> dict[str, Any]:
     """Return where a model comes from, as the exported files say it."""
     method = parts.config.method
+    file = parts.texts.weights if parts.texts is not None else parts.config.model.get("weights", "")
     choices = {"chosen": chosen} if chosen else {}
     return {
         "class_names": parts.train.class_names,
         "data_set": parts.config.data.name,
         "threat_model": f"Linf {method.eps}" if "eps" in method else "",
+        "source": arrays.source(file) if file and pathlib.Path(file).expanduser().is_file() else {},
         "extra": {"method": method.to_dict(), "step": step, "seed": parts.config.seed} | choices | measured,
     }
 

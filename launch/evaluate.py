@@ -10,7 +10,8 @@ robustness, bias, autoattack (goes on where it was if it is killed), sanity, att
 every named suite that has it. Computes in float32 unless --dtype says otherwise.
 
 With --config, the model is that with which training would begin: the weights of a file, such as a published CLIP's, or
-those of the config's section `pretrain`. Its records go to FOLDER, by default runs/<config>-<variant>-<seed>-untrained.
+those of the config's section `pretrain`. --weights=FILE then replaces the network: of a CLIP the image tower, and the
+texts are those of model.weights. Records go to FOLDER, by default runs/<config>-<variant>-<seed>-untrained.
 
 Writes RUN/evaluation/<suite>.json, .csv (a line an image) and .npz, and RUN/report/index.html anew. Status 1 after all
 of it means that a check of suite sanity failed. (Suite sanity takes images from the models of --against
@@ -40,8 +41,6 @@ from jrobust.errors import InputError
 from jrobust.evaluation import Record, Subject, sanity, suites
 from jrobust.reporting import page
 from jrobust.training import checkpoint, parallel
-from jrobust.training.method import Variables
-from jrobust.weights import load as weights
 
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run")
 SUITE = flags.DEFINE_list("suite", [], f"suites: {', '.join(suites.SUITES)}")
@@ -97,12 +96,11 @@ def begin(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, Subject]:
     Raises:
       InputError: there are no such weights, or the folder holds something else.
     """
-    if WEIGHTS.value or STEP.value != "latest":
-        flag = "weights" if WEIGHTS.value else "step"
-        raise InputError(f"--{flag} is of a trained run: with --config, set --config.model.weights=FILE")
+    if STEP.value != "latest":
+        raise InputError(f"--step={STEP.value} is of a trained run: leave it out with --config")
     if DATA_DIR.value is not None:
         config.data.dir = DATA_DIR.value
-    parts, network = untrained.build(config, workdir)
+    parts, network = untrained.build(config, workdir, WEIGHTS.value)
     untrained.record(parts.config, workdir)
     return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value)
 
@@ -115,10 +113,7 @@ def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[asse
     """
     parts, shapes = assembly.reopen(workdir, DATA_DIR.value)
     if weights_file:
-        if not pathlib.Path(weights_file).is_file():
-            raise InputError(f"{weights_file} is no file: expected --weights=FILE, a .safetensors, .npz or .pth")
-        deployed = jax.eval_shape(parts.method.deployed, shapes)
-        network = Variables(*weights.load(weights_file, parts.classifier, deployed.params, deployed.state))
+        network = untrained.of_file(parts, weights_file)
         return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value)
     variables, found = checkpoint.restore_variables(workdir, step, shapes)
     network, note = parts.method.deployed(variables), assembly.oracle(parts.config, step)

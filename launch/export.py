@@ -5,7 +5,8 @@
 
 --format=safetensors: the library's own file. Any safetensors reader opens it; the manifest inside it and in FILE.json
 says what images the model takes, its classes, and what it was trained on and against.
---format=torch: the same numbers under PyTorch's names and axis orders, for `load_state_dict`.
+--format=torch: the same numbers under PyTorch's names and axis orders, for `load_state_dict`; of a CLIP both towers,
+so that model.weights of another config takes the file.
 --format=stablehlo: one program with the weights inside, which answers logits and input gradients wherever JAX is,
 without this library; FILE.json says how.
 
@@ -24,8 +25,7 @@ import assembly
 from absl import flags
 
 from jrobust.errors import InputError, unknown
-from jrobust.models import zoo
-from jrobust.weights import torch_layouts
+from jrobust.training.state import count_parameters
 
 # Format -> ending of its files.
 FORMATS = {"safetensors": ".safetensors", "torch": ".safetensors", "stablehlo": ".stablehlo"}
@@ -53,16 +53,17 @@ def main() -> None:
     print(f"exporting step {STEP.value} of {WORKDIR.value} as {FORMAT.value}", flush=True)
     parts, deployed, step = assembly.restore(WORKDIR.value, STEP.value, DATA_DIR.value)
     chosen = assembly.choice(parts.config, STEP.value)
-    classifier = parts.classifier.with_axis(None)
     if FORMAT.value == "torch":
-        layout = torch_layouts.write(output, classifier, *deployed)
-        written, kind = [output], f"PyTorch names ({layout.name} layout)"
+        layout = assembly.export_torch(parts, deployed, output)
+        written, kind = [output], f"PyTorch names ({layout} layout)"
     else:
         write = assembly.export_program if FORMAT.value == "stablehlo" else assembly.export
         manifest = write(parts, deployed, step, output, chosen=chosen)
         written = [output, output.with_name(output.name + ".json")]
         kind = f"SHA-256 {manifest['sha256'][:16]}"
-    print(f"{zoo.describe(classifier).splitlines()[0]}; step {step}{f', {chosen}' if chosen else ''}; {kind}")
+    images = "x".join(map(str, parts.classifier.input_shape))
+    size = f"{count_parameters(deployed.params):,} parameters, images {images}, {parts.classifier.num_classes} classes"
+    print(f"{parts.config.model.name}: {size}; step {step}{f', {chosen}' if chosen else ''}; {kind}")
     print("wrote " + "\n      ".join(str(path) for path in written))
 
 

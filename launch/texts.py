@@ -21,7 +21,7 @@ from jrobust.models.clip.tokenizer import Tokenizer
 from jrobust.models.clip.zero_shot import class_features, towers
 from jrobust.replicated import Replicated
 from jrobust.training.method import Variables
-from jrobust.weights import clip_layouts
+from jrobust.weights import clip_files, clip_layouts
 
 OWN_WORDS = "shapes"  # as model.vocabulary: the words of the data set `shapes`
 Prompts = Sequence[Sequence[str]]  # the texts of each class
@@ -31,12 +31,16 @@ class Texts:
     """Prompts, their token ids and their features, with the text tower of `model.weights`.
 
     The file is read when features are asked for, once; features of prompts are computed once and stay on the device.
+
+    Attributes:
+      weights: the file, "" for none.
     """
 
     def __init__(self, config_model: Any):
         self.clip: CLIP = towers(config_model)
         self.template = config_model.get("template", "")
-        self._weights = config_model.get("weights", "")
+        self.weights: str = config_model.get("weights", "")
+        self._architecture = "" if config_model.get("sizes") else config_model.get("architecture", "")
         self._vocabulary = config_model.get("vocabulary", "")
         self._features: dict[tuple[tuple[str, ...], ...], jax.Array] = {}
 
@@ -70,10 +74,9 @@ class Texts:
         Raises:
           InputError: there is none, or it is of something else.
         """
-        path = pathlib.Path(self._weights).expanduser()
-        if not self._weights or not path.is_file():
-            found = f"is {self._weights!r}, which is no file" if self._weights else "is not set"
-            raise InputError(f"model.weights {found}: expected the weights of a whole CLIP, image and text tower")
+        path = pathlib.Path(self.weights).expanduser()
+        if not self.weights or not path.is_file():
+            raise clip_files.missing(self._architecture, self.weights)
         return clip_layouts.load(path, self.clip)
 
     @functools.cached_property

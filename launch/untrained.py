@@ -12,14 +12,16 @@ import pretraining
 from jrobust.errors import InputError
 from jrobust.training import checkpoint, run_folder
 from jrobust.training.method import Variables
+from jrobust.weights import load as weights
 
 
-def build(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, Variables]:
+def build(config: Any, workdir: pathlib.Path, network_file: str = "") -> tuple[assembly.Parts, Variables]:
     """Return the parts of a config, and what its method would deploy before the first step of training.
 
     Args:
       config: whose model.weights are a file, or with a section `pretrain` whose first stage is through.
       workdir: of the records. The first stage is looked for beside it.
+      network_file: takes the place of the network, see `of_file`; "" for none.
 
     Raises:
       InputError: the folder is that of a trained run or of another config; or there are no weights.
@@ -34,13 +36,34 @@ def build(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, Variables
     config.train.parallelism = "jit"
     parts = assembly.build(config, file)
     run_folder.check_config(workdir, config.to_dict())  # with what was measured
+    if network_file:
+        return parts, of_file(parts, network_file)
     initialize = assembly.first_variables(parts)
     if initialize is None:
         raise InputError(
             "model.weights is not set: a model that is not trained is evaluated with the weights of a file"
         )
-    init_key, _ = jax.random.split(jax.random.key(config.seed))  # as a run begins, where a part of it is random
-    return parts, parts.method.deployed(initialize(init_key, {}))
+    return parts, parts.method.deployed(initialize(_key(config), {}))
+
+
+def of_file(parts: assembly.Parts, path: str) -> Variables:
+    """Return the network with the weights of a file; a CLIP has its image tower from there, and texts as it has them.
+
+    Raises:
+      InputError: there is no such file, or it is of another model.
+    """
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"{path} is no file: expected --weights=FILE, a .safetensors, .npz or .pth")
+    if parts.texts is not None and (initialize := assembly.first_variables(parts)):
+        deployed = parts.method.deployed(initialize(_key(parts.config), {}))
+    else:
+        deployed = jax.eval_shape(lambda key: parts.method.deployed(parts.method.init(key, {})), _key(parts.config))
+    return Variables(*weights.load(path, parts.classifier, deployed.params, deployed.state))
+
+
+def _key(config: Any) -> jax.Array:
+    """Return the key of the first variables, where a part of them is random: as a run begins."""
+    return jax.random.split(jax.random.key(config.seed))[0]
 
 
 def record(config: Any, workdir: pathlib.Path) -> None:
