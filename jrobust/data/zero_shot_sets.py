@@ -15,8 +15,10 @@ from jrobust.data.repeated import repeated
 from jrobust.data.source import Source
 from jrobust.errors import InputError, unknown
 
-SIDE = 224  # of images that are no thumbnails: the middle of a picture whose shorter side is SHORT_SIDE
-SHORT_SIDE = 256
+# Images that are no thumbnails become squares of this side: the middle of a picture whose shorter side is made 256.
+SIDE = 224
+CROP = MappingProxyType({"fit": "crop", "resize": 256})
+NATIVE: Mapping[str, Any] = MappingProxyType({})
 BATCH, EVERY = 256, 20  # of the sample in PMG-AFT's tables
 
 
@@ -34,15 +36,15 @@ class ZeroShotSet(NamedTuple):
     column: str
     name: str
     image_size: int = SIDE
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = CROP
     split: str = "test"
 
 
 # the columns of the paper's tables, in their order
 PAPER = {
-    "cifar10": ZeroShotSet("C10", "cifar10", 0),
-    "cifar100": ZeroShotSet("C100", "cifar100", 0),
-    "stl10": ZeroShotSet("STL", "stl10", 0),
+    "cifar10": ZeroShotSet("C10", "cifar10", 0, NATIVE),
+    "cifar100": ZeroShotSet("C100", "cifar100", 0, NATIVE),
+    "stl10": ZeroShotSet("STL", "stl10", 0, NATIVE),
     "sun397": ZeroShotSet("SUN", "sun397"),
     "food101": ZeroShotSet("Food", "food101"),
     "oxford_pets": ZeroShotSet("Pets", "oxford_pets"),
@@ -68,7 +70,7 @@ def load_set(name: str, dir: str | pathlib.Path = "", **options: Any) -> Source:
     Args:
       name: one of `SETS`, such as "cifar10" or "shapes:color".
       dir: the data folder; none for the tasks of `shapes`.
-      **options: settings of the data set, as for `load`, besides those that `SETS` gives it.
+      **options: settings of the data set, as for `load`; what `SETS` says of it stands.
 
     >>> source = load_set("shapes:color", seed=1)
     >>> source.class_names[:2], source.image_shape

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jrobust.data import TrainBatches, evaluation_batches, from_arrays, load, repeated, shapes
 from jrobust.data.captioned import captioned, shapes_tokens
+from jrobust.data.registry import DATA_SETS
 from jrobust.data.zero_shot_sets import PAPER, SETS, load_set, strided, strided_rows
 from jrobust.errors import InputError
 
@@ -29,12 +31,19 @@ def test_the_sets_are_the_papers_columns_and_the_tasks_of_shapes():
     assert list(SETS) == [*PAPER, *(f"shapes:{task}" for task in shapes.TASKS)]
     assert [name for name, entry in PAPER.items() if not entry.image_size] == ["cifar10", "cifar100", "stl10"]
     assert {entry.image_size for entry in PAPER.values()} == {0, 224}
+    assert [DATA_SETS[entry.name].counts[entry.split] for entry in PAPER.values()] == IMAGES
 
 
 def test_sets_are_loaded_by_name(layouts):
     test = layouts.cifar10()["test"]
     source = load_set("cifar10", layouts.root)
     np.testing.assert_array_equal(source.arrays()["image"], test[0])
+    layouts.tiny_imagenet()
+    source = load_set("tiny_imagenet", layouts.root, fit="squeeze")
+    with Image.open(layouts.root / "tiny-imagenet-200/val/images/val_1.JPEG") as file:
+        enlarged = np.asarray(file.resize((256, 256), Image.Resampling.BILINEAR))
+    of_first_class = source[list(source.labels).index(0)]
+    np.testing.assert_array_equal(of_first_class["image"], enlarged[16:240, 16:240])
     source = load_set("shapes:color_shape", seed=3, ratio=87.5)
     np.testing.assert_array_equal(source.labels, load("shapes", "test", task="color_shape", seed=3).labels)
     with fails("unknown zero-shot set 'cifar': .* did you mean 'cifar10'"):
