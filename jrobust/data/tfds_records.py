@@ -49,16 +49,19 @@ def open_prepared(
     infos = sorted((dir / prepared.name).rglob("dataset_info.json"))
     if not infos:
         return None
-    formats = {_file_format(path) for path in infos}
-    usable = [f for f in FORMATS if f in formats]
+    formats = {path: _file_format(path) for path in infos}
+    usable = [path for f in FORMATS for path in sorted(infos, key=_version, reverse=True) if formats[path] == f]
     if not usable:
         raise InputError(
-            f"{dir / prepared.name} was prepared as {', '.join(sorted(formats))}, which cannot be read by position: "
-            f"expected array_record; move it away and run `python launch/prepare_data.py {name} --dir={dir}`"
+            f"{dir / prepared.name} was prepared as {', '.join(sorted(set(formats.values())))}, which cannot be read "
+            f"by position: expected array_record; move it away and run `python launch/prepare_data.py {name} "
+            f"--dir={dir}`"
         )
     if prepared.splits and split not in prepared.splits:
         raise InputError(f"{name} has no split {split!r}: expected {' or '.join(prepared.splits)}")
-    return TfdsSource(name, prepared, dir, split, usable[0], image_size, fit)
+    # with its version: without one TFDS looks for the version that it would prepare
+    tfds_name = f"{prepared.name}:{usable[0].parent.name}"
+    return TfdsSource(name, prepared, tfds_name, dir, split, formats[usable[0]], image_size, fit)
 
 
 class TfdsSource(Source):
@@ -68,6 +71,7 @@ class TfdsSource(Source):
         self,
         name: str,
         prepared: Prepared,
+        tfds_name: str,
         dir: pathlib.Path,
         split: str,
         file_format: str,
@@ -90,8 +94,8 @@ class TfdsSource(Source):
         }
         skipped = {feature: tfds.decode.SkipDecoding() for feature in ("image", prepared.mask) if feature}
         with _readable(name, dir, self.place, split):
-            self._records = tfds.data_source(prepared.name, **arguments)
-            undecoded = tfds.data_source(prepared.name, **arguments, decoders=skipped)
+            self._records = tfds.data_source(tfds_name, **arguments)
+            undecoded = tfds.data_source(tfds_name, **arguments, decoders=skipped)
         features = dict(self._records.dataset_info.features.items())
         if "image" not in features or not isinstance(features.get("label"), tfds.features.ClassLabel):
             raise InputError(f"{self.place} has features {', '.join(features)}: expected `image` and a class `label`")
@@ -173,6 +177,10 @@ def _readable(name: str, dir: pathlib.Path, place: str, split: str) -> Iterator[
             f"TFDS cannot read split {split!r} of {place} ({reason}): prepare it again with "
             f"`python launch/prepare_data.py {name} --dir={dir}`"
         ) from error
+
+
+def _version(path: pathlib.Path) -> list[int]:
+    return [int(number) for number in path.parent.name.split(".") if number.isdigit()]
 
 
 def _file_format(path: pathlib.Path) -> str:

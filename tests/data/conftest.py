@@ -109,3 +109,17 @@ def arrays():
     images = np.random.default_rng(1).integers(0, 256, (23, 8, 8, 3), dtype=np.uint8)
     images[:, 0, 0, 0] = np.arange(23)
     return images, np.arange(23) % 3
+
+
+@pytest.fixture
+def transformed():
+    """Resize and CenterCrop of torchvision, written from their definition with PIL."""
+
+    def transform(image: np.ndarray, shorter: int, side: int, filter: str = "bilinear") -> np.ndarray:
+        height, width = image.shape[:2]
+        width, height = int(shorter * width / min(height, width)), int(shorter * height / min(height, width))
+        left, top = round((width - side) / 2.0), round((height - side) / 2.0)
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling[filter.upper()])
+        return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+    return transform

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from jrobust.data import Augmentation, evaluation_batches, for_evaluation, from_arrays, make_prepare, output_shape
 from jrobust.data.device_resize import resized
@@ -15,31 +14,22 @@ DRAW = np.random.default_rng(2)
 UPSAMPLED = {"resize": 256, "crop_size": 224, "center_crop": True}
 
 
-def reference(image: np.ndarray, side: int, center: int) -> np.ndarray:
-    """Resize and CenterCrop of torchvision, written from their definition with PIL."""
-    height, width = image.shape[:2]
-    width, height = int(side * width / min(height, width)), int(side * height / min(height, width))
-    left, top = round((width - center) / 2), round((height - center) / 2)
-    enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(enlarged.crop((left, top, left + center, top + center)))
-
-
 @pytest.mark.parametrize(
     "shape, side, center", [((64, 64), 256, 224), ((32, 32), 256, 224), ((47, 33), 50, 49), ((40, 40), 35, 35)]
 )
-def test_it_is_pils_level_for_level(shape, side, center):
+def test_it_is_pils_level_for_level(transformed, shape, side, center):
     enlarge = jax.jit(lambda image: resized(image, side, center))
     for image in (DRAW.integers(0, 256, (*shape, 3), dtype=np.uint8), np.indices((*shape, 3)).sum(0) % 2 * 255):
         image = image.astype(np.uint8)
-        np.testing.assert_array_equal(enlarge(image), reference(image, side, center))
+        np.testing.assert_array_equal(enlarge(image), transformed(image, side, center))
 
 
-def test_training_and_evaluation_see_the_same_images():
+def test_training_and_evaluation_see_the_same_images(transformed):
     images = DRAW.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     source = from_arrays(images, [0, 1, 2, 0, 1])
     batch = jax.jit(make_prepare(UPSAMPLED))({"index": np.array([4, 2])}, source.resident(), jax.random.key(0))
     assert source.resident()["image"].shape == (5, 32, 32, 3)  # small on the device
-    expected = np.stack([reference(images[i], 256, 224) for i in (4, 2)]) / np.float32(255)
+    expected = np.stack([transformed(images[i], 256, 224) for i in (4, 2)]) / np.float32(255)
     np.testing.assert_allclose(batch["image"], expected, atol=1e-7)
     seen = for_evaluation(source, UPSAMPLED)
     assert seen.image_shape == output_shape(source.image_shape, UPSAMPLED) == (224, 224, 3)

@@ -114,3 +114,27 @@ def test_corrupted_cifar10_is_built_by_name_and_options(prepare_data, layouts, m
         prepare_data.main(["cub200", f"--dir={layouts.root}", "--ratio=10"])
     with pytest.raises(InputError, match="--export writes corrupted_cifar10"):
         prepare_data.main(["cifar10", f"--dir={layouts.root}", "--export=x"])
+
+
+def test_the_number_of_classes_and_conflicts_is_that_of_the_options(prepare_data, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    prepare_data.main(["shapes", "--check", "--task=color_shape", "--size=64"])
+    lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    rows = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+    assert set(rows) == {"train", "validation", "test"}
+    assert rows["test"] == ["1024", "", "64", "16 to 16", "32x32x3", "complete"]  # a pair has no bias
+
+
+def test_a_part_of_the_pets_is_checked(prepare_data, layouts, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    for part in ("trainval", "test"):
+        layouts.write_text(f"oxford-iiit-pet/annotations/{part}.txt", "Bengal_1 6 1 2", "Birman_2 7 1 3")
+    for file in ("Bengal_1", "Birman_2"):
+        layouts.write_image(f"oxford-iiit-pet/images/{file}.jpg", 20, 30)
+    prepare_data.main(["oxford_pets", "--check", f"--dir={layouts.root}", "--fit=crop"])
+    out = capsys.readouterr().out
+    assert "varies" in out and "2 of 37 classes" in out
+    with pytest.raises(
+        InputError, match=r"fgvc_aircraft was not found .* TFDS cannot prepare it: fetch .*2013b.tar.gz"
+    ):
+        prepare_data.main(["fgvc_aircraft", f"--dir={layouts.root}"])
