@@ -32,6 +32,7 @@ from jrobust.evaluation.subject import Subject
 __all__ = ["Settings", "check", "forget", "run"]
 
 ATTACKS = ("pgd", "cw")
+HEADINGS = {"pgd": "PGD", "cw": "C&W"}
 AVERAGES = {"average": "Avg", "zero_shot_average": "zero-shot Avg"}
 
 
@@ -171,7 +172,7 @@ def _measures(settings: Settings, chosen: Sequence[ClassSet]) -> list[Measure]:
     groups = settings.plan()
     found = [Measure("clean", "clean", "correct", "images as they are")]
     for attack in groups["main"]:
-        heading = attack.name.upper().replace("_", "-")
+        heading = f"{HEADINGS[attack.name.partition('_')[0]]}-{attack.num_steps}"
         found.append(Measure(attack.name, heading, f"{attack.name}_correct", attack.protocol))
     if settings.autoattack:
         judge, few = settings.judge(), [of for of in chosen if of.classes <= MAX_TARGETS]

@@ -37,6 +37,7 @@ NAMES = {
 }
 PARTIAL = "after "  # begins the metrics of AutoAttack before its last part
 UNDER = " under "  # before the corruption in a metric of the bias suite
+RADIUS = ".linf_"  # before the radius of a point of a curve, in metrics of the zero_shot suite
 AT = " at "  # before the share in a metric of the interpolation suite
 # Before the measure in metrics of the zero_shot suite; there the name of a data set stands before all others.
 AVERAGES = {"average.": "mean of the sets", "zero_shot_average.": "mean of the zero-shot sets"}
@@ -117,7 +118,7 @@ def tabulated(name: str) -> bool:
     [False, True, True, False]
     """
     of_a_set = "." in name and " " not in name and not name.startswith(tuple(AVERAGES))
-    return name.startswith(PARTIAL) or UNDER in name or AT in name or of_a_set
+    return name.startswith(PARTIAL) or UNDER in name or AT in name or RADIUS in name or of_a_set
 
 
 @dataclasses.dataclass(frozen=True)

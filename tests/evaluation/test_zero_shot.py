@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from jrobust.attacks.autoattack_state import State
 from jrobust.errors import InputError
-from jrobust.evaluation import Record, class_runs, class_sets, run_suites, suites, zero_shot
+from jrobust.evaluation import Record, autoattack, class_runs, class_sets, run_suites, suites, zero_shot
 from jrobust.evaluation.class_runs import Runner
 from tests.evaluation.level_model import Levels, level_logits, level_set, loader
 
@@ -50,7 +51,7 @@ def test_accuracies_of_sets_and_their_means_are_those_computed_by_hand(record):
 def test_the_table_has_the_columns_of_the_paper_in_their_order(record):
     table = record.tables["zero_shot"]
     assert table["columns"] == ["accuracy", "C10", "Pets", "DTD", "Avg", "zero-shot Avg"]
-    assert [row[0] for row in table["rows"]] == ["clean", "PGD-10", "CW-10", "PGD-10 at 0.04"]
+    assert [row[0] for row in table["rows"]] == ["clean", "PGD-10", "C&W-10", "PGD-10 at 0.04"]
     cells = [[shares[name] for name in ("cifar10", "oxford_pets", "dtd")] for shares in (CLEAN, ROBUST, AT_004)]
     for row, expected in zip([record.tables["zero_shot"]["rows"][i] for i in (0, 1, 3)], cells, strict=True):
         assert row[1:4] == pytest.approx(expected)
@@ -212,8 +213,22 @@ def test_pieces_of_autoattack_are_kept_one_by_one(tmp_path, die, monkeypatch):
     run = {"sets": SETS, "batch_size": 9, "progress": False, "workdir": tmp_path}
     with pytest.raises(Killed):
         zero_shot.run(Levels().subject(), PETS[0], settings, **run)
+    # And in the middle of a piece.
+    save, load, loaded = State.save, State.load, []
+
+    def once(state, path):
+        save(state, path)
+        raise Killed
+
+    monkeypatch.setattr(autoattack, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(State, "save", once)
+    with pytest.raises(Killed):
+        zero_shot.run(Levels().subject(), PETS[0], settings, **run)
+    monkeypatch.setattr(State, "save", save)
+    monkeypatch.setattr(State, "load", lambda path: loaded.append(path.name) or load(path))
     record = zero_shot.run(Levels().subject(), PETS[0], settings, **run)
-    assert begun == [f"DTD-autoattack-{k}" for k in (0, 1, 2, 2)]
+    assert len(loaded) == 1 and loaded[0].startswith("DTD-autoattack-2")
+    assert begun == [f"DTD-autoattack-{k}" for k in (0, 1, 2, 2, 2)]
     assert record.columns["autoattack_correct"].tolist() == [True, True, True, False, False, True, True, True, False]
 
 

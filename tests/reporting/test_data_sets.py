@@ -8,7 +8,7 @@ import compare
 import pytest
 
 from jrobust.evaluation import run_suites
-from jrobust.reporting import comparison, page, run_files, tables
+from jrobust.reporting import comparison, curves, page, run_files, tables
 from tests.evaluation.level_model import Levels, level_set, loader
 
 DTD = level_set("dtd", [0.25, 0.75], [0.1, 0.35, 0.45, 0.55, 0.9], [0, 0, 1, 1, 1])
@@ -54,12 +54,13 @@ def test_a_page_has_the_table_the_curve_and_the_trade_off(runs):
         assert expected in text, expected
     assert "dtd.clean" not in text and "clean at" not in text  # they are in tables of their own
     summary = [row[1] for row in tables.summary(records)]
-    assert summary[:2] == ["clean, mean of the sets", "clean, mean of the zero-shot sets"] and len(summary) == 6
+    assert summary[:2] == ["clean, mean of the sets", "clean, mean of the zero-shot sets"] and len(summary) == 4
 
 
 def test_runs_stand_under_each_other_in_the_columns_of_the_paper(runs, tmp_path, capsys):
     found = comparison.compare(runs)
-    assert found.columns[1:4] == [f"{name}, mean of the sets %" for name in ("clean", "PGD-10", "PGD at Linf 0.02")]
+    means = [f"{name}, mean of the {sets} %" for sets in ("sets", "zero-shot sets") for name in ("clean", "PGD-10")]
+    assert found.columns == ["run", *means, "images/s", "parameters"]
     assert found.warnings == []
     clean, pgd, _ = found.extras
     assert clean.columns == pgd.columns == ["run", "C10", "DTD", "Avg", "zero-shot Avg"]
@@ -76,6 +77,20 @@ def test_runs_stand_under_each_other_in_the_columns_of_the_paper(runs, tmp_path,
     assert output.read_text().count('<img width="') == 1
     ((how, curves),) = found.trade_offs.items()
     assert list(curves) == ["plain", "tuned"] and "Linf 0.04" in how and how.endswith("C10, DTD (full)")
+
+
+def test_the_trade_off_is_robust_over_clean_accuracy_and_its_ends_are_marked(runs, monkeypatch, tmp_path):
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axis, *xy, **k: drawn.append((*map(list, xy), k)) or plot(axis, *xy, **k))
+    points = run_files.read(runs[1]).records["interpolation"]["curves"]["interpolation"]
+    assert curves.trade_off({"tuned": points, "none": []}, tmp_path / "a.png")
+    line, original, fine_tuned = drawn
+    assert line[0] == pytest.approx([65, 87.5, 90]) and line[1] == pytest.approx([65, 87.5, 77.5])
+    assert original[:2] == ([pytest.approx(65)], [pytest.approx(65)]) and original[2]["label"] == "original"
+    assert fine_tuned[1] == [pytest.approx(77.5)] and fine_tuned[2]["label"] == "fine-tuned"
+    assert not curves.trade_off({"none": []}, tmp_path / "b.png") and not curves.zero_shot({}, tmp_path / "c.png")
 
 
 def test_other_radii_sets_and_sources_do_not_share_a_table_or_a_mean(runs, tmp_path):
