@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -156,6 +157,7 @@ def run_suites(
     Raises:
       InputError: an unknown suite or setting, or one that does not fit the images.
     """
+    sets = functools.cache(sets) if sets is not None else None  # what is checked here is evaluated below
     chosen = check(names, subject, source, settings, crop_size=crop_size, sets=sets)
     compared = [name for name in names if name in WITH_OTHERS]
     if "transfer" in names or (against and compared):

@@ -20,6 +20,7 @@ from jrobust.evaluation.accuracy import clean_warnings, joined
 from jrobust.evaluation.attack import Attack, ascent, threat_text
 from jrobust.evaluation.autoattack import SHORTENED
 from jrobust.evaluation.autoattack import Settings as Judge
+from jrobust.evaluation.batches import image_shape
 from jrobust.evaluation.checks import attack_checks, check_warnings, rising
 from jrobust.evaluation.class_runs import FLAGS, RATE, SECONDS, STEPS, Plan, Runner, kept_parts, split
 from jrobust.evaluation.class_sets import ClassSet, ClassSets, Sets, averages, check, described, opened, title
@@ -233,7 +234,7 @@ def _account(record: Record, runner: Runner, chosen: Sequence[ClassSet], found: 
     """Fill in what the work cost and, set by set, what was taken; what AutoAttack doubts is a warning."""
     rows = []
     for of in chosen:
-        measured, (height, width, _) = found[of.name], of.source.image_shape
+        measured, (height, width, _) = found[of.name], image_shape(of.source)
         rate = float(measured[RATE])
         cells = [of.title, f"{of.source.name} {of.source.split}", len(of.order), of.classes, of.classes_taken]
         seconds = float(measured[SECONDS])

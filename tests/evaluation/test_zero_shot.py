@@ -162,7 +162,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def die(monkeypatch):
-    def at(name, count, kind="_gradients"):
+    def at(count, kind="_gradients"):
         whole, begun = getattr(Runner, kind), []
 
         def killed(self, model, part, *rest):
@@ -179,10 +179,16 @@ def die(monkeypatch):
 
 def test_a_killed_evaluation_goes_on_after_the_sets_that_are_done(record, tmp_path, die, capsys):
     section = {"batch_size": 4, "zero_shot": dataclasses.asdict(SETTINGS)}
-    begun = die("third", 3)
+    begun, asked = die(3), []
+
+    def sets(name):
+        asked.append(name)
+        return SETS(name)
+
     with pytest.raises(Killed):
-        run_suites(["zero_shot"], Levels().subject(), PETS[0], section, tmp_path, sets=SETS)
+        run_suites(["zero_shot"], Levels().subject(), PETS[0], section, tmp_path, sets=sets)
     assert begun == ["C10", "Pets", "DTD"]
+    assert sorted(asked) == ["cifar10", "dtd", "oxford_pets"]  # each is loaded once
     folder = tmp_path / "evaluation" / "zero_shot.kept"
     assert len(list(folder.iterdir())) == 2 and not (tmp_path / "evaluation" / "zero_shot.json").exists()
     # Another model, seed or setting does not take them.
@@ -209,7 +215,7 @@ def test_pieces_of_autoattack_are_kept_one_by_one(tmp_path, die, monkeypatch):
     settings = zero_shot.Settings(
         sets=("dtd",), eps="0.03", attacks=(), autoattack=True, apgd_steps=2, fab_steps=2, square_queries=2
     )
-    begun = die("third", 3, "_judged")
+    begun = die(3, "_judged")
     run = {"sets": SETS, "batch_size": 9, "progress": False, "workdir": tmp_path}
     with pytest.raises(Killed):
         zero_shot.run(Levels().subject(), PETS[0], settings, **run)
