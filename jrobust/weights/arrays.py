@@ -78,7 +78,7 @@ def file_digest(path: str | pathlib.Path) -> str:
       InputError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open(pathlib.Path(path).expanduser(), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): expected a file of weights") from error
@@ -92,7 +92,17 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mappin
     """
     if path.suffix != ".safetensors":
         raise InputError(f"the output {path} has the ending {path.suffix!r}: expected a name such as model.safetensors")
-    write_bytes(path, safetensors.numpy.save(dict(arrays), metadata=dict(metadata)))
+    write_bytes(path, _ordered(safetensors.numpy.save(dict(arrays), metadata=dict(metadata))))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Return a .safetensors file with its metadata in the order of their names; safetensors writes them in any."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # arrays begin at multiples of 8 bytes
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
