@@ -23,6 +23,7 @@ import ml_collections
 from jrobust.errors import InputError, unknown
 from jrobust.training import loop, run_folder
 from jrobust.weights import clip_layouts
+from jrobust.weights.arrays import file_digest
 
 SECTION = "pretrain"
 WEIGHTS, RECORD = "clip.safetensors", "pretrained.json"
@@ -89,7 +90,7 @@ def weights(config: Any, workdir: pathlib.Path) -> str:
     if stage(config) is None:
         return ""
     path, noted = folder(config, workdir) / WEIGHTS, workdir / RECORD
-    if noted.exists() and path.exists() and _read(noted)["sha256"] != _digest(path):
+    if noted.exists() and path.exists() and _read(noted)["sha256"] != file_digest(path):
         raise InputError(
             f"{path} is not the file that {workdir} was fine-tuned from: put that one back, or choose another --workdir"
         )
@@ -104,13 +105,10 @@ def done(path: pathlib.Path) -> bool:
     """
     if not (path / RECORD).exists():
         return False
-    try:
-        whole = _read(path / RECORD)["sha256"] == _digest(path / WEIGHTS)
-    except OSError:
-        whole = False
-    if not whole:
+    file = path / WEIGHTS
+    if not file.exists() or _read(path / RECORD)["sha256"] != file_digest(file):
         raise InputError(
-            f"{path / WEIGHTS} is not as it was written: put it back, or delete {path / RECORD} to write it again from"
+            f"{file} is not as it was written: put it back, or delete {path / RECORD} to write it again from"
             f" {path / 'checkpoints'}"
         )
     return True
@@ -135,7 +133,7 @@ def note(config: Any, workdir: pathlib.Path) -> None:
 
 
 def _note(record: pathlib.Path, path: pathlib.Path, **fields: Any) -> None:
-    run_folder.write_json(record, {"format": FORMAT, "sha256": _digest(path)} | fields)
+    run_folder.write_json(record, {"format": FORMAT, "sha256": file_digest(path)} | fields)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -146,8 +144,3 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged or of something else ({error}): delete it to write it again") from error
     return record
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

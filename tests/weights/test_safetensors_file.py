@@ -9,6 +9,7 @@ import safetensors.numpy
 import jrobust
 from jrobust.errors import InputError
 from jrobust.models.tree import flatten, unflatten
+from jrobust.weights import arrays as arrays_file
 from jrobust.weights import safetensors_file
 from jrobust.weights.load import load
 
@@ -95,6 +96,19 @@ def test_writing_twice_gives_the_same_bytes(written, digits, tmp_path):
     safetensors_file.write(again, classifier, params, stats, model=section, **settings)
     assert again.read_bytes() == written[0].read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "again.safetensors.json", "out"]
+
+
+def test_metadata_of_many_entries_are_written_in_one_order(tmp_path):
+    metadata = {name: f"{name} ü" for name in "gfedcba"}
+    found = set()
+    for i in range(5):
+        arrays_file.write(tmp_path / f"{i}.safetensors", {"a": np.arange(3), "b": np.ones((2, 2))}, metadata)
+        found.add((tmp_path / f"{i}.safetensors").read_bytes())
+    assert len(found) == 1
+    arrays, read = arrays_file.read(tmp_path / "0.safetensors")
+    assert read == metadata and int.from_bytes(found.pop()[:8], "little") % 8 == 0
+    np.testing.assert_array_equal(arrays["a"], np.arange(3))
+    np.testing.assert_array_equal(arrays["b"], np.ones((2, 2)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
