@@ -49,10 +49,8 @@ def flowers102(name: str, dir: pathlib.Path, split: str, image_size: int = 0, *,
     if root is None:
         return None
     _check_split(name, split, _FLOWER_SPLITS)
-    (ids,), (labels,) = (
-        matlab.read(root / "setid.mat", _FLOWER_SPLITS[split]),
-        matlab.read(root / "imagelabels.mat", "labels"),
-    )
+    (ids,) = matlab.read(root / "setid.mat", _FLOWER_SPLITS[split])
+    (labels,) = matlab.read(root / "imagelabels.mat", "labels")
     ids, labels = _integers(ids, root / "setid.mat"), _integers(labels, root / "imagelabels.mat")
     strange = next((int(i) for i in ids if not 1 <= i <= len(labels)), None)
     if strange is not None:

@@ -38,7 +38,10 @@ def test_training_and_evaluation_see_the_same_images(transformed):
     np.testing.assert_array_equal(evaluated["label"], source.labels)
     assert for_evaluation(source, {"crop_size": 16}) is source
     # what is corrupted at the size of the files and then resized goes the same way
-    np.testing.assert_array_equal(seen.resized(seen.native()[3]["image"]), seen[3]["image"])
+    smaller = for_evaluation(from_arrays(images, source.labels, image_size=16), UPSAMPLED)
+    for each in (seen, smaller):
+        assert each.native().image_shape == (32, 32, 3)
+        np.testing.assert_array_equal(each.resized(each.native()[3]["image"]), each[3]["image"])
 
 
 def test_masks_and_boxes_follow():

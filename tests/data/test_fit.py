@@ -15,7 +15,7 @@ def fails(match: str):
     return pytest.raises(InputError, match=match)
 
 
-@pytest.mark.parametrize("shape", [(31, 50), (47, 20), (40, 40), (9, 9)])
+@pytest.mark.parametrize("shape", [(31, 50), (47, 20), (20, 23), (40, 40), (9, 9)])
 @pytest.mark.parametrize("resize, filter", [(24, "bilinear"), (0, "bilinear"), (0, "bicubic")])
 def test_files_are_resized_by_their_shorter_side_and_cut(layouts, transformed, shape, resize, filter):
     image = layouts.write_image("dtd/test/a/0.png", *shape)

@@ -121,6 +121,8 @@ def test_oxford_pets_with_the_breeds_that_are_there(layouts):
     np.testing.assert_array_equal(example["mask"], trimap == 1)  # the border, 3, is outside
     assert example["mask"].shape == example["image"].shape[:2] == (20, 40)
     assert read(layouts, "oxford_pets", "train", image_size=16)[2].arrays()["mask"].shape == (2, 16, 16)
+    middle = read(layouts, "oxford_pets", image_size=12, fit="crop", resize=20)[2][0]["mask"]
+    np.testing.assert_array_equal(middle, (trimap == 1)[4:16, 14:26])
 
 
 def test_oxford_pets_without_trimaps_and_with_broken_lists(layouts):
