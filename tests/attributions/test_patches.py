@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from jrobust.attributions.patches import (
 from jrobust.errors import InputError
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def draws(count, seed=0):
     return keys.per_example(jax.random.key(seed), jnp.arange(count))
 
@@ -37,23 +40,25 @@ def test_masks_of_a_map():
 
 
 def test_random_masks_have_their_rate_and_belong_to_the_image():
-    masks = jax.jit(lambda k: random_mask(k, 7, 0.3))(draws(200))
+    run = jax.jit(lambda k, rate: random_mask(k, 7, rate))
+    masks = run(draws(200), 0.3)
     assert masks.shape == (200, 7, 7) and masks.dtype == bool
     assert float(masks.mean()) == pytest.approx(0.3, abs=0.02)  # five standard deviations
     assert np.abs(masks.mean(0) - 0.3).max() < 0.17 and 2.6 < masks.sum((1, 2)).std() < 3.9  # sqrt(49 0.3 0.7) = 3.2
-    np.testing.assert_array_equal(random_mask(draws(200)[3:5], 7, 0.3), masks[3:5])
-    assert random_mask(draws(2), 7, 1.0).all() and not random_mask(draws(2), 7, 0.0).any()
+    np.testing.assert_array_equal(run(draws(200)[::-1], 0.3), masks[::-1])
+    assert run(draws(200), 1.0).all() and not run(draws(200), 0.0).any()
 
 
 def test_random_places():
-    places = jax.jit(lambda k: random_places(k, 49, 0.75))(draws(300))
-    assert places.shape == (300, 12) and places.dtype == jnp.int32
+    places = jax.jit(lambda k: random_places(k, 49, 0.75))(draws(200))
+    assert places.shape == (200, 12) and places.dtype == jnp.int32
     assert all(len(set(row)) == 12 for row in places.tolist())
     counts = np.bincount(places.reshape(-1), minlength=49)
-    assert len(counts) == 49 and np.abs(counts / 300 - 12 / 49).max() < 0.12
-    assert random_places(draws(2), 49, 1.0).shape == (2, 0) and random_places(draws(2), 9, 0.0).shape == (2, 9)
+    assert len(counts) == 49 and np.abs(counts / 200 - 12 / 49).max() < 0.12
+    for rate, count in ((1.0, 0), (0.0, 49), (0.1, 44)):
+        assert jax.eval_shape(lambda k, rate=rate: random_places(k, 49, rate), draws(200)).shape == (200, count)
     with pytest.raises(InputError, match=r"masking rate is 75: expected a number in \[0, 1\]"):
-        random_places(draws(1), 49, 75)
+        random_places(draws(200), 49, 75)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -89,39 +94,37 @@ def sources(images, grid):
     return cells[..., 0, 0]
 
 
-def test_single_fill_is_one_permutation():
+GROUPS = np.arange(40).reshape(4, 10, 1, 1)
+
+
+def test_single_fill_is_one_permutation_a_group():
     images, everything = numbered(40), jnp.ones((40, 2, 2), bool)
-    found = sources(jax.jit(single_fill)(jax.random.key(1), images, everything), 2)
-    np.testing.assert_array_equal(found, np.broadcast_to(found[:, :1, :1], found.shape))
-    assert sorted(found[:, 0, 0]) == list(range(40)) and (found[:, 0, 0] != np.arange(40)).sum() > 30
-    other = sources(single_fill(jax.random.key(2), images, everything), 2)
-    assert (other[:, 0, 0] != found[:, 0, 0]).sum() > 30
-    np.testing.assert_array_equal(single_fill(jax.random.key(1), images[:1], everything[:1]), images[:1])
+    run = jax.jit(lambda key: single_fill(key, images, everything, groups=4))
+    first, second = (sources(run(jax.random.key(seed)), 2) for seed in (1, 2))
+    np.testing.assert_array_equal(first, np.broadcast_to(first[:, :1, :1], first.shape))
+    donors = first[:, 0, 0].reshape(4, 10)
+    np.testing.assert_array_equal(np.sort(donors), GROUPS[..., 0, 0])
+    assert len({tuple(row) for row in donors % 10}) == 4  # each group its own
+    assert (donors.reshape(-1) != np.arange(40)).sum() > 25 and (second != first).mean() > 0.6
 
 
 def test_multi_fill_draws_a_donor_for_each_patch_and_never_the_image_itself():
-    images, everything = numbered(8), jnp.ones((8, 2, 2), bool)
-    run = jax.jit(multi_fill)
-    found = np.stack([sources(run(draws(8, seed), images, everything), 2) for seed in range(60)])
-    own = np.arange(8)[:, None, None]
-    assert (found != own).all()
-    shifts = np.bincount(((found - own) % 8).reshape(-1), minlength=8) / found.size
-    assert shifts[0] == 0 and np.abs(shifts[1:] - 1 / 7).max() < 0.04
+    images, everything = numbered(40), jnp.ones((40, 2, 2), bool)
+    run = jax.jit(lambda keys: multi_fill(keys, images, everything, groups=4))
+    found = np.stack([sources(run(draws(40, seed)), 2) for seed in range(12)])
+    donors = found.reshape(12, 4, 10, 2, 2)
+    np.testing.assert_array_equal(donors // 10, np.broadcast_to(GROUPS // 10, donors.shape))
+    shifts = np.bincount(((donors - GROUPS) % 10).reshape(-1), minlength=10) / donors.size
+    assert shifts[0] == 0 and np.abs(shifts[1:] - 1 / 9).max() < 0.04
     assert (found[:, :, 0, 0] != found[:, :, 0, 1]).mean() > 0.8  # patches of an image draw by themselves
     with pytest.raises(InputError, match="expected at least 2, found 1"):
-        multi_fill(draws(1), images[:1], everything[:1])
+        multi_fill(draws(40), images, everything, groups=40)
 
 
-@pytest.mark.parametrize("fill", ["single", "multi"])
-def test_donors_come_from_the_group(fill):
-    images, everything = numbered(20), jnp.ones((20, 2, 2), bool)
-    key = jax.random.key(0) if fill == "single" else draws(20)
-    found = sources({"single": single_fill, "multi": multi_fill}[fill](key, images, everything, groups=4), 2)
-    np.testing.assert_array_equal(found // 5, np.arange(20)[:, None, None] // 5 * np.ones((1, 2, 2), int))
-    if fill == "multi":
-        assert (found != np.arange(20)[:, None, None]).all()
-    else:
-        assert len({tuple(found[5 * g : 5 * g + 5, 0, 0] % 5) for g in range(4)}) > 1  # each group its own permutation
+def test_a_batch_is_one_group_unless_said_otherwise():
+    everything = jax.ShapeDtypeStruct((7, 2, 2), bool)
+    for fill, key in ((single_fill, jax.random.key(0)), (multi_fill, jax.random.split(jax.random.key(0), 7))):
+        assert jax.eval_shape(fill, key, numbered(7), everything).shape == (7, 4, 6, 3)
 
 
 def test_sizes_that_do_not_fit():

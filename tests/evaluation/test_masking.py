@@ -52,23 +52,26 @@ def test_means_over_images_with_an_object(patches):
 
 
 def test_thresholds(patches):
-    record = masking.run(*patches, masking.Settings(0.3, (0.9, 0.1, 0.3)), batch_size=3, progress=False)
+    record = masking.run(*patches, masking.Settings(0.3, (0.9, 0.1, 0.3)), batch_size=2, progress=False)
     curve = record.curves["threshold"]
     assert [point["x"] for point in curve] == [0.1, 0.3, 0.9]
     assert [point["image_masking_rate"].value for point in curve] == [7 / 16, 4 / 16, 3 / 16]
     assert curve[1]["iou"] == record.metrics["iou"]
     rows = record.tables["thresholds"]["rows"]
     assert [row[0] for row in rows] == [0.1, 0.3, 0.9] and rows[2][1] == 3 / 16
-    none = masking.run(*patches, masking.Settings(0.3, ()), batch_size=3, progress=False)
+    none = masking.run(*patches, masking.Settings(0.3, ()), batch_size=2, progress=False)
     assert none.metrics == record.metrics and not none.curves and not none.tables
 
 
 def test_what_of_a_mask_is_the_object(patches):
-    record = masking.run(*patches, masking.Settings(0.3, (), (1, 3)), progress=False)
+    record = masking.run(*patches, masking.Settings(0.3, (), (1, 3)), batch_size=2, progress=False)
     assert record.columns["iou"][1] == 0 and record.columns["object_masking_rate"][0] == pytest.approx(4 / 5)
-    wider = masking.run(*patches, masking.Settings(0.1, (), (1, 3)), progress=False)
+    wider = masking.run(*patches, masking.Settings(0.1, (), (1, 3)), batch_size=2, progress=False)
     assert wider.columns["object_masking_rate"][1] == pytest.approx(3 / 5)
-    assert masking.run(*patches, masking.Settings(0.1, ()), progress=False).columns["object_masking_rate"][1] == 1
+    assert (
+        masking.run(*patches, masking.Settings(0.1, ()), batch_size=2, progress=False).columns["object_masking_rate"][1]
+        == 1
+    )
 
 
 def test_pictures(patches):
