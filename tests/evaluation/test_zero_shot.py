@@ -191,14 +191,17 @@ def test_a_killed_evaluation_goes_on_after_the_sets_that_are_done(record, tmp_pa
     assert sorted(asked) == ["cifar10", "dtd", "oxford_pets"]  # each is loaded once
     folder = tmp_path / "evaluation" / "zero_shot.kept"
     assert len(list(folder.iterdir())) == 2 and not (tmp_path / "evaluation" / "zero_shot.json").exists()
-    # Another model, seed or setting does not take them.
+    # Another model, other attacks or texts do not take them.
     for changes in ({"shift": 0.001}, {}):
         other = Levels(**changes).subject()
         settings = dataclasses.replace(SETTINGS, sets=("cifar10",), attacks=("pgd",) if not changes else ("pgd", "cw"))
         zero_shot.run(other, PETS[0], settings, sets=SETS, batch_size=4, progress=False, workdir=tmp_path)
-    assert begun[3:] == ["C10", "C10"]
+    texts = loader(cifar10=(C10[0], [["0.3"], ["0.5"], ["0.8"]]))
+    settings = dataclasses.replace(SETTINGS, sets=("cifar10",))
+    zero_shot.run(Levels().subject(), PETS[0], settings, sets=texts, batch_size=4, progress=False, workdir=tmp_path)
+    assert begun[3:] == ["C10"] * 3
     (resumed,) = run_suites(["zero_shot"], Levels().subject(), PETS[0], section, tmp_path, sets=SETS)
-    assert begun[5:] == ["DTD"] and not folder.exists()
+    assert begun[6:] == ["DTD"] and not folder.exists()
     assert resumed.metrics == record.metrics and resumed.checks["parts_of_an_earlier_run"] == 2
     for name, column in record.columns.items():
         np.testing.assert_array_equal(resumed.columns[name], column, err_msg=name)
@@ -211,10 +214,14 @@ def test_a_killed_evaluation_goes_on_after_the_sets_that_are_done(record, tmp_pa
 
 
 def test_pieces_of_autoattack_are_kept_one_by_one(tmp_path, die, monkeypatch):
-    monkeypatch.setattr(class_runs, "CHUNK", 3)
     settings = zero_shot.Settings(
         sets=("dtd",), eps="0.03", attacks=(), autoattack=True, apgd_steps=2, fab_steps=2, square_queries=2
     )
+    whole = zero_shot.run(Levels().subject(), PETS[0], settings, sets=SETS, batch_size=9, progress=False)
+    monkeypatch.setattr(class_runs, "CHUNK", 3)
+    settings = dataclasses.replace(settings, attacks=("pgd",), num_steps=1)
+    pieces = zero_shot.run(Levels().subject(), PETS[0], settings, sets=SETS, batch_size=9, progress=False)
+    assert pieces.attack_steps == whole.attack_steps + 9  # one step of PGD on nine images
     begun = die(3, "_judged")
     run = {"sets": SETS, "batch_size": 9, "progress": False, "workdir": tmp_path}
     with pytest.raises(Killed):
@@ -235,6 +242,7 @@ def test_pieces_of_autoattack_are_kept_one_by_one(tmp_path, die, monkeypatch):
     record = zero_shot.run(Levels().subject(), PETS[0], settings, **run)
     assert len(loaded) == 1 and loaded[0].startswith("DTD-autoattack-2")
     assert begun == [f"DTD-autoattack-{k}" for k in (0, 1, 2, 2, 2)]
+    assert record.columns["autoattack_broken_by"].tolist() == whole.columns["autoattack_broken_by"].tolist()
     assert record.columns["autoattack_correct"].tolist() == [True, True, True, False, False, True, True, True, False]
 
 
