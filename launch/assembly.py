@@ -142,9 +142,12 @@ def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | N
     """Return what makes the first variables, every network's from model.weights; None to initialise at random.
 
     `model.new_head=True` keeps a fresh linear layer, for classes other than the file's. A CLIP is fine-tuned from a
-    file, and needs one.
+    file, and needs one; its own training may begin with one.
     """
-    if parts.texts is not None and parts.config.method.name != "contrastive":
+    words = parts.texts
+    if words is not None and parts.config.method.name == "contrastive":
+        return (lambda key, batch: Variables(words.params, {})) if words.weights else None
+    if words is not None:
         return lambda key, batch: parts.method.start_from(parts.method.init(key, batch), _pretrained(parts))
     path = parts.config.model.get("weights", "")
     if not path:

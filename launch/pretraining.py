@@ -61,7 +61,7 @@ def stage(config: Any) -> Any:
     found = ml_collections.ConfigDict(
         {"checkpoint": config.checkpoint.to_dict(), "evaluation": {"batch_size": config.evaluation.batch_size}}
         | own
-        | {"model": model | own.get("model", {}) | {"weights": ""}, "method": {"name": "contrastive"}}
+        | {"model": model | {"weights": ""} | own.get("model", {}), "method": {"name": "contrastive"}}
     )
     found.seed = config.seed if own.get("seed") is None else own["seed"]
     found.data.dir = found.data.get("dir", "") or config.data.dir

@@ -2,17 +2,21 @@
 
 import shutil
 import signal
+import types
 
 import assembly
 import command
+import evaluate
 import jax
 import numpy as np
 import pretraining
 import pytest
 import session
 import untrained
+from absl.testing import flagsaver
 
 from jrobust.errors import InputError
+from jrobust.evaluation.record import Record, config_hash
 from jrobust.training import checkpoint, loop, parallel
 from jrobust.weights import clip_layouts
 
@@ -116,6 +120,14 @@ def test_the_first_stage_is_a_run_like_others(read, copy):
     stage = pretraining.folder(read(), copy / "run")
     assert session.run_one(pretraining.stage(read()), stage).failures == []
     assert (stage / session.TOWERS).read_bytes() == (stage / pretraining.WEIGHTS).read_bytes()
+
+
+def test_contrastive_training_may_begin_with_a_file(read, runs):
+    stage = pretraining.folder(read(), runs / "run")
+    config = assembly.read_config(stage)
+    assert assembly.first_variables(assembly.build(config)) is None
+    config.model.weights = str(stage / pretraining.WEIGHTS)
+    assert same(assembly.first_variables(assembly.build(config))(None, {}).params, towers(stage))
 
 
 def test_a_sibling_trains_nothing_first(read, copy, calls):
@@ -231,6 +243,26 @@ def test_a_model_before_training(read, runs, copy):
         untrained.build(read(), copy / "run")
     with pytest.raises(InputError, match=r"clip.safetensors is not there: train it first, with launch/run.py"):
         untrained.build(read("--config.seed=1"), copy / "before")
+
+
+def test_the_command_evaluates_a_model_before_training(read, copy, monkeypatch):
+    monkeypatch.setattr(command, "FLAGS", {"config": types.SimpleNamespace(value=read())})
+    evaluate.flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(workdir=str(copy / "before"), suite=["accuracy"]):
+        assert evaluate.main({"examples": "64"}) == 0
+        with (
+            flagsaver.flagsaver(step="best"),
+            pytest.raises(InputError, match="--step=best is of a trained run: leave it out with --config"),
+        ):
+            evaluate.main({})
+    record = Record.read(copy / "before" / "evaluation" / "accuracy.json")
+    assert (record.model, record.step, record.examples) == ("before", None, 64)
+    assert record.config_hash == config_hash(copy / "before") and (copy / "before" / "report" / "index.html").exists()
+    parts, variables = untrained.build(read(), copy / "before")
+    test = parts.test.arrays()
+    rows = record.columns["index"]
+    logits = parts.method.logits(variables, test["image"][rows].astype(np.float32) / 255)
+    np.testing.assert_array_equal(record.columns["correct"], logits.argmax(-1) == test["label"][rows])
 
 
 def test_a_tower_of_a_file_has_the_texts_of_the_model(read, copy):
