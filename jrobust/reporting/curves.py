@@ -22,6 +22,9 @@ SERIES = {
     "K_logit": ("K (IG of the logit)", COLORS[1], "--"),
     "gt_known": ("class known", COLORS[0], "-"),
     "top1_localization": ("top-1", COLORS[1], "-"),
+    "image_masking_rate": ("masked of the image", COLORS[0], "-"),
+    "object_masking_rate": ("masked of the object", COLORS[1], "-"),
+    "iou": ("IoU of mask and object", COLORS[2], "-"),
 }
 
 
@@ -164,16 +167,27 @@ def attribution(record: Row, path: pathlib.Path) -> bool:
 
 def localization(record: Row, path: pathlib.Path) -> bool:
     """Draw the share of boxes found over the threshold; False if the record has no curve."""
+    words = ("threshold (share of the largest grey level)", "boxes found (%)")
+    return _over_thresholds(record, ["gt_known", "top1_localization"], words, path)
+
+
+def masking(record: Row, path: pathlib.Path) -> bool:
+    """Draw how much masked patches cover over the threshold; False if the record has no curve."""
+    words = ("threshold (share of the largest relevance)", "pixels (%)")
+    return _over_thresholds(record, ["image_masking_rate", "object_masking_rate", "iou"], words, path)
+
+
+def _over_thresholds(record: Row, names: list[str], words: tuple[str, str], path: pathlib.Path) -> bool:
     points = record.get("curves", {}).get("threshold")
     if not points or len(points) < 2:
         return False
     with figure(path, 5.4, 3.5) as canvas:
         axis = canvas.subplots()
-        _lines(axis, points, ["gt_known", "top1_localization"], unit=1)
-        axis.set_xlabel("threshold (share of the largest grey level)")
-        axis.set_ylabel("boxes found (%)")
+        _lines(axis, points, names, unit=1)
+        axis.set_xlabel(words[0])
+        axis.set_ylabel(words[1])
         axis.set_ylim(0, 101)
-        canvas.legend(loc="outside lower center", ncols=2)
+        canvas.legend(loc="outside lower center", ncols=len(names))
     return True
 
 

@@ -54,6 +54,24 @@ def localization(arrays: dict[str, np.ndarray], path: pathlib.Path) -> bool:
     return True
 
 
+def masking(arrays: dict[str, np.ndarray], path: pathlib.Path) -> bool:
+    """Draw images with their objects' outlines, relevance, and the images refilled; False if there is none."""
+    if not len(arrays.get("filled", ())):
+        return False
+    count = len(arrays["image"])
+    with figure(path, 1.45 * count + 0.2, 4.9) as canvas:
+        axes = canvas.subplots(3, count, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for i in range(count):
+            _image(axes[0, i], arrays["image"][i])
+            if arrays["object"][i].any():
+                axes[0, i].contour(arrays["object"][i].astype(float), [0.5], colors=[COLORS[2]], linewidths=1.5)
+            _map(axes[1, i], arrays["relevance"][i], 1.0)
+            _image(axes[2, i], arrays["filled"][i])
+    return True
+
+
 def confusion(record: Row, path: pathlib.Path, *, largest: int = 40) -> bool:
     """Draw the confusion matrix, each row as shares of its label; False without one or with more classes than that."""
     table = record.get("tables", {}).get("confusion")

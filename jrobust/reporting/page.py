@@ -71,6 +71,7 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
         one("Training", "training", lambda p: curves.training(run.metrics, p), "Training, from metrics.jsonl."),
         one("Accuracy", "confusion", lambda p: gallery.confusion(accuracy, p), "What each class is taken for."),
         *_of_texts(run, one),
+        *_of_patches(run, one),
         one(
             "Bias",
             "bias_groups",
@@ -131,6 +132,28 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
             "boxes",
             lambda p: gallery.localization(run.arrays("localization"), p),
             "True boxes (solid, green) and found ones (dashed, orange), over images and heatmaps.",
+        ),
+    ]
+
+
+def _of_patches(run: Run, one: Callable[[str, str, Draw, str], Row | None]) -> list[Row | None]:
+    """Draw the figures of models whose images are patches."""
+    record = run.records.get("masking", {})
+    threshold = number(record.get("settings", {}).get("threshold"))
+    return [
+        one(
+            "Masking",
+            "masking",
+            lambda p: curves.masking(record, p),
+            "What patches of high relevance cover of the image and of its object: means over images. Bands: 95 % normal"
+            " intervals.",
+        ),
+        one(
+            "Masking",
+            "masked",
+            lambda p: gallery.masking(run.arrays("masking"), p),
+            "Images with their objects outlined; the relevance of their patches to the label, from 0 to 1; and the"
+            f" images whose patches above {threshold:g} are those of another image.",
         ),
     ]
 

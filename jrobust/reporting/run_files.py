@@ -19,7 +19,7 @@ Row = dict[str, Any]
 # The order in which suites are shown; others follow.
 SUITES = (
     *("accuracy", "zero_shot", "interpolation", "bias", "robustness", "autoattack", "sanity", "attribution"),
-    *("transfer", "localization"),
+    *("transfer", "localization", "masking"),
 )
 
 

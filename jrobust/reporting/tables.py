@@ -34,6 +34,9 @@ NAMES = {
     "failed": "attacks that failed",
     "gt_known": "localisation, class known",
     "top1_localization": "localisation, top-1",
+    "image_masking_rate": "masked of the image",
+    "object_masking_rate": "masked of the object",
+    "iou": "IoU of mask and object",
 }
 PARTIAL = "after "  # begins the metrics of AutoAttack before its last part
 UNDER = " under "  # before the corruption in a metric of the bias suite

@@ -189,3 +189,22 @@ def test_page_takes_what_the_suites_write(tmp_path):
     assert {file.stem for file in (tmp_path / "report").glob("*.png")} >= {"confusion", "robustness", "gallery"}
     stored = json.loads((tmp_path / "evaluation" / "robustness.json").read_text())["metrics"]["pgd_1"]["value"]
     assert tables.percent(stored) in text
+
+
+def test_masked_patches_have_their_curve_and_pictures(run_folder):
+    rng, evaluation = np.random.default_rng(0), run_folder / "evaluation"
+    names = ("image_masking_rate", "object_masking_rate", "iou")
+    share = {"value": 0.25, "low": 0.2, "high": 0.3, "count": 4, "interval": "normal"}
+    points = [{"label": str(t), "x": t} | dict.fromkeys(names, share) for t in (0.1, 0.2)]
+    base = json.loads((evaluation / "localization.json").read_text())
+    found = {"suite": "masking", "settings": {"threshold": 0.3}, "metrics": dict.fromkeys(names, share)}
+    found |= {"protocols": dict.fromkeys(names, "patches"), "curves": {"threshold": points}}
+    (evaluation / "masking.json").write_text(json.dumps(base | found))
+    images, objects = rng.random((2, 8, 8, 3)), np.zeros((2, 8, 8), bool)
+    objects[0, 2:5, 3:6] = True  # the second image has none
+    arrays = {"image": images, "object": objects, "relevance": rng.random((2, 4, 4)), "filled": images}
+    np.savez(evaluation / "masking.npz", **arrays)
+    text = page.write(run_folder).read_text()
+    assert FIGURES | {"masking", "masked"} == {file.stem for file in (run_folder / "report").glob("*.png")}
+    assert "masked of the object" in text and "IoU of mask and object" in text
+    assert "whose patches above 0.3 are" in text and not Collector(text).errors
