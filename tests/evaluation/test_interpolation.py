@@ -7,6 +7,7 @@ import pytest
 
 from jrobust.errors import InputError
 from jrobust.evaluation import Record, interpolation, run_suites, suites, zero_shot
+from jrobust.evaluation.class_runs import Runner
 from tests.evaluation.level_model import Levels, level_set, loader
 
 # The border of the model at share l is at 0.5 - 0.2 l.
@@ -55,6 +56,28 @@ def test_the_ends_are_the_two_models(tmp_path):
             assert record.metrics[f"average.{name} at {share}"] == alone.metrics[f"average.{name}"]
     assert Record.read(tmp_path / "evaluation" / "interpolation.json").curves == record.curves
     assert not (tmp_path / "evaluation" / "interpolation.kept").exists()
+
+
+def test_a_killed_curve_goes_on_where_it_was(tmp_path, monkeypatch):
+    section = {"batch_size": 5, "interpolation": dataclasses.asdict(SETTINGS)}
+    whole, begun = Runner._gradients, []
+
+    def killed(self, model, part, advance):
+        begun.append(part.name)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return whole(self, model, part, advance)
+
+    monkeypatch.setattr(Runner, "_gradients", killed)
+    run = {"sets": SETS, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        run_suites(["interpolation"], Levels(shift=0.2).subject(), DTD[0], section, tmp_path, **run)
+    (record,) = run_suites(["interpolation"], Levels(shift=0.2).subject(), DTD[0], section, tmp_path, **run)
+    assert begun == [f"C10 at {share}" for share in ("0", "0.25", "1", "1")] + [
+        f"DTD at {share}" for share in ("0", "0.25", "1")
+    ]
+    alone = interpolation.run(Levels(shift=0.2).subject(), DTD[0], SETTINGS, **RUN)
+    assert record.metrics == alone.metrics and record.attack_steps == alone.attack_steps
 
 
 def test_an_end_that_is_not_the_model_is_told():
