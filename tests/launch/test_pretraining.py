@@ -261,7 +261,7 @@ def test_the_command_evaluates_a_model_before_training(read, copy, monkeypatch):
     parts, variables = untrained.build(read(), copy / "before")
     test = parts.test.arrays()
     rows = record.columns["index"]
-    logits = parts.method.logits(variables, test["image"][rows].astype(np.float32) / 255)
+    logits = jax.jit(parts.method.logits)(variables, test["image"][rows].astype(np.float32) / 255)
     np.testing.assert_array_equal(record.columns["correct"], logits.argmax(-1) == test["label"][rows])
 
 
