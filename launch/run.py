@@ -8,7 +8,8 @@ model are not run again. A config with a section `study` is many runs and one ta
 
 What it leaves in the folder: config.json, environment.json, metrics.jsonl, throughput.jsonl, TensorBoard's event files,
 checkpoints/, evaluation/, export/model.safetensors, report/index.html and finished.json. JTT is two runs: the first is
-in identification/, and what it gets wrong in error_set.npz and error_set.json. Status 1 after all of it means that a
+in identification/, and what it gets wrong in error_set.npz and error_set.json. With a section `pretrain` a CLIP is
+trained first, in a folder beside this one that runs with the same section share. Status 1 after all of it means that a
 check of suite sanity failed: the model's robustness is not to be believed.
 """
 

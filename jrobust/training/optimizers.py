@@ -108,9 +108,7 @@ def build(section: Mapping[str, Any], params: Any, *, steps_per_epoch: int, tota
         read. Fields of `ADDED` may be missing.
       params: the parameters or their shapes; only names are used.
       steps_per_epoch: number of steps in an epoch.
-      total_steps: number of steps in the run. The pipeline leaves out what is left of an epoch after the last full
-        batch, so K is counted in full batches: 3900 for ten epochs of 100,000 images in batches of 256, where a
-        pipeline that keeps the partial batch has 3910.
+      total_steps: number of steps in the run, in full batches; see `durations.total_steps`.
 
     Raises:
       InputError: an unknown name, a value out of range, drops without factors, a layer that does not exist.

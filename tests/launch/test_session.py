@@ -9,7 +9,7 @@ import session
 from safetensors import safe_open
 
 from jrobust.errors import InputError
-from jrobust.training import loop, parallel
+from jrobust.training import loop, parallel, run_folder
 
 
 @pytest.fixture
@@ -70,3 +70,8 @@ def test_splits_and_steps_that_are_not_there(read):
     ):
         with pytest.raises(InputError, match=message):
             assembly.build(read("", f"--config.{override}"))
+
+
+def test_the_defaults_of_new_fields_are_what_earlier_versions_did(read):
+    own = run_folder.flat(read().to_dict())
+    assert {key: own[key] for key in run_folder.ADDED} == run_folder.ADDED
