@@ -57,7 +57,7 @@ def test_command(words):
     assert (ROOT / script).is_file()
     options = dict(re.fullmatch(r"--([\w.-]+)=?(.*)", word).groups() for word in arguments if word.startswith("--"))
     config = get_config(options.pop("config")).lock() if "config" in options else None
-    assert (config is not None) == (script in ("launch/run.py", "launch/study.py"))
+    assert script == "launch/evaluate.py" or (config is not None) == (script in ("launch/run.py", "launch/study.py"))
     for name, value in options.items():
         if name.startswith("config."):
             section = config
