@@ -5,7 +5,7 @@ unrolled attacks are short, and ART, whose step is the largest program, trains o
 four differ from CIFAR-10 in data and numbers, which tests/configs checks, and CUB-200 in the mean over channels, which
 tests/methods does; PGD and natural training reach them all the same. Of FSR every method has
 its turn, with the module and without, and the digits every suite. Of BiasAdv every base method has its turn, and two
-carry it.
+carry it. Of PMG-AFT, whose CLIP of one layer and whose vocabulary are written here, all of the loss and the prompts.
 """
 
 import importlib
@@ -18,12 +18,17 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from configs import pmgaft
 from jrobust.data.bar import ACTIONS
 from jrobust.evaluation import Record
+from jrobust.models.clip import CLIP
+from jrobust.models.clip.architectures import Sizes
+from jrobust.weights import clip_layouts
 from tests.data.conftest import Layouts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -108,6 +113,40 @@ CASES |= {
         "method=erm,biasadv", "erm", ("accuracy", "bias"), 10, {"method.biasadv.num_steps": 1}
     ),
 }
+TOWERS = {"embed_dim": 8, "image_width": 16, "image_layers": 1, "image_heads": 1, "patch": 8}
+TOWERS |= {"text_width": 16, "text_layers": 1, "text_heads": 1}
+SMALL_CLIP = {f"model.sizes.{name}": value for name, value in TOWERS.items()}
+SPELT = SMALL_CLIP | {"model.sizes.vocabulary": 515, "model.sizes.context": 77}  # single letters and one merge
+FIRST = {f"pretrain.{name}": value for name, value in SMALL_CLIP.items()}
+FIRST |= {"pretrain.train.steps": 2, "pretrain.train.batch_size": 8, "pretrain.data.options.size": 64}
+CLIP_FILES = {"ViT-B-32.pt": "clip.safetensors", "bpe_simple_vocab_16e6.txt.gz": "merges.txt"}
+CASES |= {
+    "clip_shapes": Case("", "contrastive", ("accuracy",), 64, SMALL_CLIP | {"data.options.size": 64}),
+    "pmg_aft_shapes": Case(
+        "method=tecoa",
+        "adversarial",
+        ("zero_shot",),
+        64,
+        SMALL_CLIP | FIRST | {"method.num_steps": 1, "evaluation.zero_shot.num_steps": 1, "data.options.size": 64},
+        data="shapes",
+    ),
+    "pmg_aft_tiny_imagenet": Case(
+        "method=pmg_aft",
+        "pmg_aft",
+        ("zero_shot", "interpolation"),
+        2,
+        SPELT | {"method.num_steps": 1, "evaluation.zero_shot.num_steps": 1, "evaluation.interpolation.num_steps": 1},
+        data="tiny_imagenet",
+    ),
+    "pmg_aft_cifar100": Case(
+        "method=vpt_tecoa,eps=2/255",
+        "adversarial",
+        ("zero_shot",),
+        100,
+        SPELT | {"method.num_steps": 1, "evaluation.zero_shot.num_steps": 1, "evaluation.zero_shot.attacks": ("pgd",)},
+        data="cifar100",
+    ),
+}
 # The words of the docstrings' commands, by paper or config. Without words the coloured digits are a study.
 DOCUMENTED = {
     "art": ":variant=art",
@@ -115,6 +154,9 @@ DOCUMENTED = {
     "biasadv": ":method=lff,biasadv",
     "biasadv_metashift": ":method=jtt,biasadv",
     "biasadv_colored_digits": "",
+    "clip": "",
+    "pmg": ":method=pmg_aft",
+    "pmg_aft_shapes": "",
 }
 
 
@@ -136,7 +178,9 @@ def data_dir(tmp_path_factory):
             arrays[f"{split}_images"] = layouts.images(count, size, size, 3)
             arrays[f"{split}_labels"] = np.arange(count) % classes
         np.savez(layouts.root / f"{name}.npz", **arrays)
+    layouts.write_text("cifar-100-binary/fine_label_names.txt", *(f"{k}th" for k in range(100)))
     write_biased(layouts)
+    write_clip(layouts)
     return layouts.root
 
 
@@ -163,20 +207,36 @@ def write_biased(layouts):
     (layouts.root / "MetaShift-subpopulation-shift" / "groups.json").write_text(json.dumps(groups))
 
 
+def write_clip(layouts):
+    """Write a CLIP of the local size of PMG-AFT, with the changes of its cases, and its vocabulary."""
+    changed = {name.rpartition(".")[2]: value for name, value in SPELT.items()}
+    clip = CLIP(Sizes(**pmgaft.build("runlocal", "cifar100").model.sizes.to_dict() | changed))
+    clip_layouts.write(layouts.root / CLIP_FILES["ViT-B-32.pt"], clip.init(jax.random.key(0)))
+    layouts.write_text(CLIP_FILES["bpe_simple_vocab_16e6.txt.gz"], "a header", "t h")
+
+
 def command(name, data_dir, workdir):
     """Return the words of the docstring's command for this machine, with what the case changes."""
     case = CASES[name]
     text = importlib.import_module(f"configs.{name}").__doc__.replace("\\\n", " ")
     (line,) = re.findall(r"^ {4}python (launch/run\.py .*)$", text, re.MULTILINE)
     words = [word.replace("=DATA", f"={data_dir}").replace("=RUN", f"={workdir}") for word in shlex.split(line)]
-    words = [word for word in words if not word.startswith("--config.model.weights=")]  # there is no such file here
+    words = [word.strip("[]") for word in words]  # what may be left out
+    for file, ours in CLIP_FILES.items():
+        words = [word.replace(f"={file}", f"={data_dir / ours}") for word in words]
+    # Of the other files of weights there is none here.
+    words = [word for word in words if not word.startswith("--config.model.weights=") or str(data_dir) in word]
     position = next(i for i, word in enumerate(words) if word.startswith("--config="))
     documented = DOCUMENTED.get(name, DOCUMENTED[name.partition("_")[0]])
     assert words[position] == f"--config=configs/{name}.py{documented}"
-    words[position] = f"--config=configs/{name}.py:{case.words},runlocal"
+    words[position] = f"--config=configs/{name}.py:{','.join(filter(None, (case.words, 'runlocal')))}"
     if f"--workdir={workdir}" not in words:
         words.append(f"--workdir={workdir}")
-    changes = SHORT | case.changes | ({} if name.endswith("_digits") else {"evaluation.after_training": case.suites})
+    changes = (
+        SHORT
+        | case.changes
+        | ({} if name.endswith(("_digits", "_shapes")) else {"evaluation.after_training": case.suites})
+    )
     return [sys.executable, *words, *(f"--config.{key}={value}" for key, value in changes.items())]
 
 
