@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 import pretraining
 import texts
 
@@ -27,7 +26,6 @@ from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.models.network import Network
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Batch, Variables
-from jrobust.weights import arrays, clip_layouts, safetensors_file, stablehlo, torch_layouts
 from jrobust.weights import load as weights
 
 # The words of train.evaluate_split and of evaluation.step.
@@ -217,73 +215,6 @@ def sets(parts: Parts) -> Callable[[str], tuple[data.Source, texts.Prompts]] | N
         return source, words.prompts(source)
 
     return load
-
-
-def export(
-    parts: Parts, deployed: Variables, step: int, output: pathlib.Path, *, chosen: str = "", **measured: float
-) -> dict[str, Any]:
-    """Write the weights with what one must know to use them; return their manifest.
-
-    Args:
-      parts: of the run.
-      deployed: the variables of the network.
-      step: where they are from.
-      output: the file.
-      chosen: how the step was chosen, if it was; see `choice`.
-      **measured: goes into the manifest.
-    """
-    return safetensors_file.write(
-        output,
-        parts.classifier.with_axis(None),
-        deployed.params,
-        deployed.state,
-        model=parts.config.model.to_dict(),
-        **_origin(parts, step, chosen, **measured),
-    )
-
-
-def export_program(
-    parts: Parts, deployed: Variables, step: int, output: pathlib.Path, *, chosen: str = ""
-) -> dict[str, Any]:
-    """Write the method's logits, as they are evaluated, as one program with the weights inside; return what it says."""
-    model = subject(parts, deployed, output.stem, step)
-    weights_inside = jax.tree.map(np.asarray, deployed)
-    return stablehlo.write(
-        output,
-        lambda images: model.logits(weights_inside, images),
-        parts.classifier.with_axis(None),
-        **_origin(parts, step, chosen),
-    )
-
-
-def export_torch(parts: Parts, deployed: Variables, output: pathlib.Path) -> str:
-    """Write the weights under PyTorch's names; return which. Of a CLIP that is all of it, with the tower as trained.
-
-    Raises:
-      InputError: a network that PyTorch has no names for; visual prompts; or the file of a CLIP's texts is not there.
-    """
-    if not isinstance(parts.classifier, ZeroShot):
-        assert isinstance(parts.classifier, Classifier)
-        return torch_layouts.write(output, parts.classifier, *deployed).name
-    assert parts.texts is not None
-    if parts.classifier.prompts is not None:
-        raise InputError("visual prompts have no place in a file for PyTorch: take --format=safetensors")
-    clip_layouts.write(output, parts.texts.params | {"image": deployed.params})
-    return "openai"
-
-
-def _origin(parts: Parts, step: int, chosen: str, **measured: float) -> dict[str, Any]:
-    """Return where a model comes from, as the exported files say it."""
-    method = parts.config.method
-    file = parts.texts.weights if parts.texts is not None else parts.config.model.get("weights", "")
-    choices = {"chosen": chosen} if chosen else {}
-    return {
-        "class_names": parts.train.class_names,
-        "data_set": parts.config.data.name,
-        "threat_model": f"Linf {method.eps}" if "eps" in method else "",
-        "source": arrays.source(file) if file and pathlib.Path(file).expanduser().is_file() else {},
-        "extra": {"method": method.to_dict(), "step": step, "seed": parts.config.seed} | choices | measured,
-    }
 
 
 def read_config(workdir: str | pathlib.Path) -> Any:

@@ -22,6 +22,7 @@ import command  # first: it makes the rest importable
 
 # isort: on
 import assembly
+import exporting
 from absl import flags
 
 from jrobust.errors import InputError, unknown
@@ -54,10 +55,10 @@ def main() -> None:
     parts, deployed, step = assembly.restore(WORKDIR.value, STEP.value, DATA_DIR.value)
     chosen = assembly.choice(parts.config, STEP.value)
     if FORMAT.value == "torch":
-        layout = assembly.export_torch(parts, deployed, output)
+        layout = exporting.torch(parts, deployed, output)
         written, kind = [output], f"PyTorch names ({layout} layout)"
     else:
-        write = assembly.export_program if FORMAT.value == "stablehlo" else assembly.export
+        write = exporting.program if FORMAT.value == "stablehlo" else exporting.weights
         manifest = write(parts, deployed, step, output, chosen=chosen)
         written = [output, output.with_name(output.name + ".json")]
         kind = f"SHA-256 {manifest['sha256'][:16]}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import assembly
+import exporting
 import jax
 import pretraining
 import printing
@@ -81,7 +82,7 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
     deployed = parts.method.deployed(variables)
     records = evaluate(parts, deployed, step, workdir, mesh)
     note = assembly.choice(config, config.evaluation.get("step", "latest"))
-    assembly.export(parts, deployed, step, workdir / EXPORTED, chosen=note, **metrics)
+    exporting.weights(parts, deployed, step, workdir / EXPORTED, chosen=note, **metrics)
     if isinstance(parts.method, methods.Contrastive):
         pretraining.write_weights(workdir / TOWERS, variables.params)
     page.write(workdir)

@@ -7,6 +7,7 @@ import types
 import assembly
 import command
 import evaluate
+import exporting
 import jax
 import numpy as np
 import pretraining
@@ -268,7 +269,7 @@ def test_the_command_evaluates_a_model_before_training(read, copy, monkeypatch):
 def test_a_tower_of_a_file_has_the_texts_of_the_model(read, copy):
     parts, trained, _ = assembly.restore(copy / "run")
     trained = trained._replace(params=jax.tree.map(lambda leaf: leaf + 1, trained.params))
-    assembly.export_torch(parts, trained, copy / "whole.safetensors")
+    exporting.torch(parts, trained, copy / "whole.safetensors")
     parts, before = untrained.build(read(), copy / "before")
     _, found = untrained.build(read(), copy / "before", str(copy / "whole.safetensors"))
     assert same(found, trained) and same(found.state, before.state) and not same(found.params, before.params)
