@@ -72,21 +72,32 @@ def values(state):
 def train(make, batches, tx, mode="jit", devices=1):
     """Take a step of the trainer for every batch; return states on the host, the first included, and the metrics.
 
+    On the way it is seen that all steps are one program, without transfers, and that each takes its state's memory.
+
     Args:
       make: axis of the devices -> method.
       batches: of host arrays.
       tx: the optimizer.
       mode, devices: see `parallelize`.
     """
-    axis = parallel.axis_name(mode)
+    axis, traces = parallel.axis_name(mode), []
     method = make(axis)
-    step = parallel.parallelize(
-        make_train_step(method, tx, lambda batch, resident, key: batch, axis), parallel.make_mesh(devices), mode
-    )
+    pure = make_train_step(method, tx, lambda batch, resident, key: batch, axis)
+
+    def counted(*arguments):
+        traces.append(1)
+        return pure(*arguments)
+
+    step = parallel.parallelize(counted, parallel.make_mesh(devices), mode)
     state, key = map(step.replicate, (train_states.create(method.init(jax.random.key(0), {}), tx), jax.random.key(1)))
-    states, metrics = [jax.device_get(state)], []
-    for rows in batches:
-        state, found = step(state, step.shard(rows), {}, key)
-        states.append(jax.device_get(state))
+    copied = lambda state: jax.tree.map(jnp.copy, state)  # an array that the host has seen is not donated on CPU
+    states, metrics = [copied(state)], []
+    for rows in map(step.shard, batches):
+        before = state
+        with jax.transfer_guard("disallow"):
+            state, found = step(state, rows, {}, key)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+        states.append(copied(state))
         metrics.append({name: float(number) for name, number in found.items()})
-    return states, metrics
+    assert len(traces) == 1
+    return jax.device_get(states), metrics

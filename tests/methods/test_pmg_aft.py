@@ -15,7 +15,7 @@ from tests.methods.flat_clip import PIXELS, SCALE, batch, log_softmax, model, un
 
 ATTACK = {"eps": 2 / 255, "step_size": 1.5 / 255, "num_steps": 2}
 KEY = jax.random.key(5, impl="rbg")  # compiles in less time
-B = 8
+B, CLASSES = 4, 2  # everywhere: operations are compiled for their shapes
 DISTANCES = ("kl", "l2", "feature_l2", "feature_cosine")
 
 
@@ -33,7 +33,7 @@ class Given(PMGAFT):
 
 
 def method_of(classifier=None, method=Given, **fields):
-    return method(classifier or model(), **ATTACK | fields)
+    return method(classifier or model(CLASSES), **ATTACK | fields)
 
 
 def backward(method, params, state, rows):
@@ -53,7 +53,7 @@ def ours():
     """Variables whose target has left the original, and a batch."""
     params, state = method_of().init(jax.random.key(0), {})
     other = jnp.asarray(np.random.default_rng(1).normal(size=params["kernel"].shape))
-    return {"kernel": params["kernel"] + 0.5 * other}, state, jax.tree.map(jnp.asarray, batch(B))
+    return {"kernel": params["kernel"] + 0.5 * other}, state, jax.tree.map(jnp.asarray, batch(B, classes=CLASSES))
 
 
 def reference(params, state, rows, *, distance="kl", direction="ori_adv", clean_params=None, scale=1.0):
@@ -96,7 +96,7 @@ def test_two_classes_by_hand(direction, general, regulariser, reduction, times):
     image = jnp.zeros((4, PIXELS)).at[:, 0].set(1.0).reshape(4, 2, 2, 3)
     rows = {"image": image, "label": jnp.array([0, 1, 0, 0]), "index": jnp.arange(4)}
     fields = {"general_weight": 2.0, "clean_weight": 3.0, "kl_direction": direction, "reduction": reduction}
-    loss, (same, metrics) = method_of(model(2), **fields).loss(tower(0.8, 0.5), state, rows, KEY)
+    loss, (same, metrics) = method_of(**fields).loss(tower(0.8, 0.5), state, rows, KEY)
     assert same is state
     found = {name: float(number) for name, number in metrics.items()}
     expected = {"cross_entropy": np.log(2), "general": times * general, "regulariser": times * regulariser}
@@ -108,7 +108,7 @@ def test_two_classes_by_hand(direction, general, regulariser, reduction, times):
 def test_every_distance_direction_and_reduction(distance, ours):
     for direction, reduction, scaled in (("ori_adv", "batchmean", True), ("adv_ori", "sum", False)):
         fields = {"general_weight": 0.7, "clean_weight": 1.3, "distance": distance}
-        method = method_of(model(scaled=scaled), **fields, kl_direction=direction, reduction=reduction)
+        method = method_of(model(CLASSES, scaled=scaled), **fields, kl_direction=direction, reduction=reduction)
         loss, (_, metrics) = method.loss(*ours, KEY)
         terms = reference(*ours, distance=distance, direction=direction, scale=SCALE if scaled else 1.0)
         robust, general, clean = (term.mean() for term in terms)
@@ -163,7 +163,7 @@ def test_gradients_flow_through_the_clean_images_unless_told_otherwise(distance,
 
 
 def test_without_weights_it_is_adversarial_training_to_the_bit(ours):
-    ft_tecoa = Adversarial(model(), **ATTACK)
+    ft_tecoa = Adversarial(model(CLASSES), **ATTACK)
     nothing = method_of(method=PMGAFT, general_weight=0.0, clean_weight=0.0)
     both = jax.jit(lambda *arguments: (backward(ft_tecoa, *arguments), backward(nothing, *arguments)))(*ours)
     (loss, metrics, gradient), (other, others, other_gradient) = both
@@ -185,7 +185,7 @@ def test_terms_are_of_perturbed_and_of_clean_images(ours):
     assert method_of(clean_weight=0.0).terms(*ours, KEY).clean is None
 
 
-PROMPTS = model(prompts=PromptSizes("full", tokens=3))
+PROMPTS = model(CLASSES, prompts=PromptSizes("full", tokens=3))
 
 
 @pytest.mark.parametrize("seen", ["none", "pixels", "all"])
@@ -236,11 +236,11 @@ def test_what_is_deployed_and_what_training_starts_from():
 
     def load(fresh):
         assert set(fresh.state) == {"text", "logit_scale"}
-        return Variables(loaded, fresh.state | {"text": Replicated(jnp.eye(3, 4))})
+        return Variables(loaded, fresh.state | {"text": Replicated(jnp.eye(2, 4))})
 
     start = method.start_from(variables, load)
     assert start.params is loaded and start.state["tower"].value is loaded
-    np.testing.assert_array_equal(start.state["text"].value, np.eye(3, 4))
+    np.testing.assert_array_equal(start.state["text"].value, np.eye(2, 4))
 
 
 def test_prompts_are_deployed_with_their_tower():
