@@ -12,6 +12,7 @@ from jrobust.errors import InputError, unknown
 from jrobust.models import zoo
 from jrobust.models.classifier import Classifier
 
+MODEL = "wrn-28-10"
 DTYPES = ("float32", "bfloat16")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # CIFAR-10
 NUM_CLASSES, INPUT_SHAPE = 10, (32, 32, 3)
@@ -32,13 +33,16 @@ def classifier(name: str, dtype: str, *, dropout: float = 0.0) -> Classifier:
         section = {"name": name}
     else:
         raise unknown("--model", name, ("wrn-28-10", "wrn-16-4", "resnet18", *zoo.NETWORKS))
-    return zoo.build({**section, "dtype": dtype}, num_classes=NUM_CLASSES, input_shape=INPUT_SHAPE, mean=MEAN, std=STD)
+    section |= {"dtype": dtype}
+    found = zoo.build(section, num_classes=NUM_CLASSES, input_shape=INPUT_SHAPE, mean=MEAN, std=STD)
+    assert isinstance(found, Classifier)
+    return found
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Return the options that all benchmarks share."""
+def parser(description: str, models: str = f"{MODEL} (default), wrn-16-4, resnet18, ...") -> argparse.ArgumentParser:
+    """Return the options that all benchmarks share; `models` says which there are."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--model", default="", help="wrn-28-10 (default), wrn-16-4, resnet18, ...")
+    result.add_argument("--model", default="", help=models)
     result.add_argument("--batch", type=int, default=0, help="images; default 256, on CPU 16")
     result.add_argument("--repeats", type=int, default=0, help="timed calls of each program; default 20, on CPU 5")
     result.add_argument("--dtype", default=",".join(DTYPES), help="float32, bfloat16, or both with a comma between")
@@ -47,7 +51,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     return result
 
 
-def resolve(options: argparse.Namespace, *, local_model: str) -> argparse.Namespace:
+def resolve(options: argparse.Namespace, *, local_model: str, model: str = MODEL) -> argparse.Namespace:
     """Fill in the defaults that depend on the device and on --local; switch the cache of compiled programs off.
 
     Raises:
@@ -55,16 +59,16 @@ def resolve(options: argparse.Namespace, *, local_model: str) -> argparse.Namesp
     """
     jax.config.update("jax_enable_compilation_cache", False)  # compile seconds are measured
     small = options.local or jax.default_backend() == "cpu"
-    options.model = options.model or (local_model if options.local else "wrn-28-10")
+    options.model = options.model or (local_model if options.local else model)
     options.batch = options.batch or (8 if options.local else 16 if small else 256)
     options.repeats = options.repeats or (3 if options.local else 5 if small else 20)
     options.dtype = tuple(filter(None, options.dtype.split(",")))
     for dtype in options.dtype:
         if dtype not in DTYPES:
             raise unknown("--dtype", dtype, DTYPES)
-    for name in ("batch", "repeats", "steps"):
+    for name in ("batch", "repeats", "steps", "image_size"):
         if getattr(options, name, 1) < 1:
-            raise InputError(f"--{name}={getattr(options, name)}: expected a positive whole number")
+            raise InputError(f"--{name.replace('_', '-')}={getattr(options, name)}: expected a positive whole number")
     if not options.dtype:
         raise InputError(f"--dtype is empty: expected {' or '.join(DTYPES)}")
     return options

@@ -24,37 +24,24 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
-from benchmarks import measure, options
+from benchmarks import measure, options, training
 from configs import art_cifar10, biasadv_cifar10c
 from jrobust import methods
-from jrobust.data.pipeline import make_prepare
 from jrobust.errors import InputError
-from jrobust.training import optimizers, parallel
-from jrobust.training import state as train_states
-from jrobust.training.step import make_train_step
+from jrobust.training import parallel
 
 VARIANTS = ("natural", "pgd", "art", "lff", "biasadv")
 BIASADV = {"lff": "method=lff", "biasadv": "method=lff,biasadv"}
-RESIDENT_BATCHES = 4  # of images on the device
 NUM_EXAMPLES = 50_000  # rows of LfF's table
-
-
-class Program(NamedTuple):
-    """One compiled training step."""
-
-    run: Callable[[], Any]  # takes the next step
-    steps: int  # of the attack
-    fields: dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -64,13 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     chosen = options.resolve(parser.parse_args(arguments), local_model="small_cnn")
     parallel.axis_name(chosen.mode)  # raises for a name that is none
     parallel.check_divisible(chosen.batch, parallel.make_mesh())
-    console = measure.console()
-    load_before = measure.load_average()  # once: later it is this program's own work
-    rows = [row for dtype in chosen.dtype for row in rows_of(chosen, dtype, console)]
-    rows = [row | {"load_before": load_before, "load_after": measure.load_average()} for row in rows]
-    measure.report(rows, "training steps", console, notes(rows))
-    console.print(f"wrote {measure.write(rows, 'train_steps', chosen.output)}", soft_wrap=True, highlight=False)
-    return rows
+    return training.conclude(chosen, rows_of, notes, "train_steps", "training steps")
 
 
 def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
@@ -79,22 +60,16 @@ def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
     for variant in VARIANTS:
         console.print(f"{chosen.model} in {dtype}: compiling {variant}", highlight=False)
         programs[variant] = compile_step(variant, chosen.model, dtype, chosen.batch, chosen.mode)
-    product, product_flops = measure.matrix_product(dtype)
     console.print(f"{chosen.model} in {dtype}: measuring", highlight=False)
-    timings = measure.in_turns(
-        {"matrix product": product} | {name: p.run for name, p in programs.items()}, chosen.repeats
-    )
-    matrix_rate = jax.device_count() * product_flops / min(timings["matrix product"].seconds)
     forward = forward_flops(chosen.model, dtype, chosen.batch)
-    rows = []
-    for name, program in programs.items():
-        row = {"name": name, "program": name, "model": chosen.model, "dtype": dtype, "mode": chosen.mode}
-        row |= {"batch": chosen.batch, "steps": program.steps} | timings[name].row() | program.fields
-        row |= measure.rates(row, matrix_rate=matrix_rate, forward_flops=forward, counted=passes(name, program.steps))
-        rows.append(row | measure.machine())
-    for row in rows:
-        row["seconds_over_natural"] = measure.ratio(timings[row["name"]], timings["natural"])
-    return rows
+    return training.timed(
+        programs,
+        {"model": chosen.model, "dtype": dtype, "mode": chosen.mode, "batch": chosen.batch},
+        chosen.repeats,
+        forward_flops=lambda name: forward,
+        counted=passes,
+        baseline="natural",
+    )
 
 
 def passes(variant: str, steps: int) -> float:
@@ -121,45 +96,16 @@ def make_method(variant: str, model: str, dtype: str, axis_name: str | None = No
     return methods.build(section, classifier.with_axis(axis_name), num_examples=NUM_EXAMPLES)
 
 
-def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) -> Program:
+def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) -> training.Program:
     """Compile the step over all devices and place what it needs."""
-    config = get_config(variant)
-    axis = parallel.axis_name(mode)
-    method = make_method(variant, model, dtype, axis)
-    variables = method.init(jax.random.key(0), {})
-    tx = optimizers.build(config.optimizer, variables.params, steps_per_epoch=100).tx
-    prepare = make_prepare(config.data.augment)
-    step = parallel.parallelize(make_train_step(method, tx, prepare, axis), parallel.make_mesh(), mode)
-
-    rng = np.random.default_rng(0)
-    count = RESIDENT_BATCHES * batch
-    resident = {
-        "image": rng.integers(0, 256, (count, *options.INPUT_SHAPE), np.uint8),
-        "label": rng.integers(0, options.NUM_CLASSES, count, np.int32),
-    }
-    start = train_states.create(variables, tx)
-    state, resident, key = (step.replicate(tree) for tree in (start, resident, jax.random.key(1)))
-    placed = [
-        step.shard({"index": np.arange(i * batch, (i + 1) * batch, dtype=np.int32)}) for i in range(RESIDENT_BATCHES)
-    ]
-    compiled, seconds = measure.compile_ahead(step.step, state, placed[0], resident, key)
-    whole = make_train_step(make_method(variant, model, dtype), tx, prepare)  # the work of all devices together
-    fields = {
-        "compile_seconds": seconds,
-        "flops": measure.flops(whole, state, {"index": jnp.arange(batch)}, resident, key),
-        "program_bytes": measure.program_bytes(compiled),
-        "peak_bytes": measure.peak_bytes(),
-    }
-
-    done = 0
-
-    def run() -> Any:
-        nonlocal state, done
-        state, metrics = compiled(state, placed[done % RESIDENT_BATCHES], resident, key)  # the old state is donated
-        done += 1
-        return metrics
-
-    return Program(run, config.method.get("biasadv", config.method).get("num_steps", 0), fields)
+    return training.compile_step(
+        get_config(variant),
+        lambda axis: make_method(variant, model, dtype, axis),
+        batch,
+        shape=options.INPUT_SHAPE,
+        num_classes=options.NUM_CLASSES,
+        mode=mode,
+    )
 
 
 def forward_flops(model: str, dtype: str, batch: int) -> float | None:

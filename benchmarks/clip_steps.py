@@ -1,0 +1,242 @@
+"""How fast CLIP is fine-tuned against attacks, and attacked: the steps of PMG-AFT and its baselines, and PGD-10.
+
+    python benchmarks/clip_steps.py --dtype=bfloat16            # ViT-B/32, batch 256: step time, memory, share of peak
+    python benchmarks/clip_steps.py --model=ViT-B/16 --batch=128 --image-size=32
+    python benchmarks/clip_steps.py --local                     # a small tower, under two minutes on two cores
+
+The steps are those of configs/pmg_aft_tiny_imagenet.py, as `launch/run.py` compiles them over all devices: gather,
+resize to 256 and cut to 224, attack, gradient, update; on random images of --image-size pixels that lie on the device
+(64, as Tiny ImageNet's), with random weights and random text features, on which no speed depends. PGD-10 is that of the
+suite `zero_shot` on one device: prediction, attack, prediction, for images of the tower's size and of CIFAR's 32, which
+are enlarged inside the attack.
+
+It prints a table: images/s, attack steps/s (images x gradient evaluations of the attack / s), median and quartiles of
+the seconds of one call, seconds to compile, GFLOP as the compiler counts them, the cost in forward passes of the image
+tower, the floor (the passes counted by hand at the device's measured matrix rate), the share of that rate, and the
+memory the compiler plans. Then: seconds beside FT-Standard's; whether the text tower is in the step of PMG-AFT, which
+is lowered once more with a text tower of one layer and eight words (nothing may change); device, versions, commit and
+load. The same is written as JSON lines, one a row; `benchmarks/measure.py` says how each number is made.
+
+Counted by hand, in forward passes of the image tower: FT 3 (forward, and the reverse in activations and in weights);
+TeCoA 2 k + 3 with k steps of the attack, each forward and the reverse in the image; PMG-AFT 2 k + 3 + 3 + 1, the last
+two for the clean images and for the original tower. With prompts no weight of the tower has a gradient: 2 k + 2, and
+2 k + 2 + 2 + 1, of passes with the prompts' tokens (the original sees none). PGD-k 2 k + 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from benchmarks import measure, options, training
+from configs import pmg_aft_tiny_imagenet
+from jrobust import methods
+from jrobust.attacks import linf, pgd, untargeted
+from jrobust.errors import InputError, unknown
+from jrobust.methods.network import accuracy
+from jrobust.models import zoo
+from jrobust.models.clip.architectures import ARCHITECTURES
+from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.training import state as train_states
+
+SMALL = "small"  # the tower of configs/clip_shapes.py
+VARIANTS = ("ft", "tecoa", "pmg_aft", "vpt_tecoa", "vpt_pmg_aft")
+NUM_CLASSES, IMAGE_SIZE = 200, 64  # Tiny ImageNet
+NATIVE = 32  # CIFAR
+PGD = "pgd_10"
+OTHER_TEXT = {"text_width": 64, "text_heads": 1, "text_layers": 1, "vocabulary": 8, "context": 4}
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, print and write; return the rows."""
+    parser = options.parser(__doc__ or "", f"{', '.join(ARCHITECTURES)}, or {SMALL}; default ViT-B/32")
+    parser.add_argument("--image-size", type=int, default=0, help="of the images on the device; default 64")
+    parsed = parser.parse_args(arguments)
+    parsed.image_size = parsed.image_size or IMAGE_SIZE
+    chosen = options.resolve(parsed, local_model=SMALL, model="ViT-B/32")
+    if chosen.model not in (*ARCHITECTURES, SMALL):
+        raise unknown("--model", chosen.model, (*ARCHITECTURES, SMALL))
+    return training.conclude(chosen, rows_of, notes, "clip_steps", "fine-tuning steps and attacks of CLIP")
+
+
+def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
+    """Measure the steps and the attacks in one type, in turns."""
+    programs = {}
+    for variant in variants(chosen.model):
+        console.print(f"{chosen.model} in {dtype}: compiling {variant}", highlight=False)
+        programs[variant] = compile_step(variant, chosen.model, dtype, chosen.batch, chosen.image_size)
+    programs["pmg_aft"].fields["text_tower_in_step"] = text_tower_in_step(chosen.model, dtype, chosen.batch)
+    tower = classifier("ft", chosen.model, dtype)
+    for side in dict.fromkeys((tower.resize_to, NATIVE)):
+        console.print(f"{chosen.model} in {dtype}: compiling {PGD} of {side} x {side} pixels", highlight=False)
+        programs[f"{PGD} {side}x{side}"] = compile_pgd(tower, chosen.batch, side)
+    console.print(f"{chosen.model} in {dtype}: measuring", highlight=False)
+    return training.timed(
+        programs,
+        {"model": chosen.model, "dtype": dtype, "batch": chosen.batch, "image_size": chosen.image_size},
+        chosen.repeats,
+        forward_flops=lambda name: forward_flops(name if name in VARIANTS else "ft", chosen.model, dtype, chosen.batch),
+        counted=passes,
+        baseline="ft",
+    )
+
+
+def variants(model: str) -> tuple[str, ...]:
+    """Return the steps that a model has: a ResNet has no tokens, which the visual prompts of the config need."""
+    patch = config_of("ft", model).model.get("sizes") or ARCHITECTURES[model].patch
+    return VARIANTS if patch else tuple(name for name in VARIANTS if not name.startswith("vpt_"))
+
+
+def passes(name: str, steps: int) -> float:
+    """Return the forward passes' worth of a program, counted by hand as at the top of this file.
+
+    >>> [passes(name, 2) for name in ("ft", "tecoa", "pmg_aft", "vpt_tecoa", "vpt_pmg_aft")], passes("pgd_10 32x32", 10)
+    ([3.0, 7.0, 11.0, 6.0, 9.0], 22.0)
+    """
+    if name.startswith(PGD):
+        return 2.0 * steps + 2
+    backward, attack = 2.0 if name.startswith("vpt_") else 3.0, 0.0 if name == "ft" else 2.0 * steps
+    return attack + backward * (2 if name.endswith("pmg_aft") else 1) + (1 if name.endswith("pmg_aft") else 0)
+
+
+@functools.cache
+def config_of(variant: str, model: str) -> Any:
+    """Return the config of a step, with the model."""
+    config = pmg_aft_tiny_imagenet.get_config(f"method={variant}" + (",runlocal" if model == SMALL else ""))
+    if model != SMALL:
+        config.model.architecture = model
+        side = ARCHITECTURES[model].image_size
+        config.data.augment.update({"resize": side * 8 // 7, "crop_size": side})  # 256 and 224
+    return config
+
+
+def classifier(variant: str, model: str, dtype: str) -> ZeroShot:
+    """Return the network of a step."""
+    config = config_of(variant, model)
+    side = config.data.augment.crop_size
+    section = config.model.to_dict() | {"dtype": dtype}
+    found = zoo.build(section, num_classes=NUM_CLASSES, input_shape=(side, side, 3))
+    assert isinstance(found, ZeroShot)
+    return found
+
+
+def compile_step(variant: str, model: str, dtype: str, batch: int, image_size: int) -> training.Program:
+    """Compile the step over all devices and place what it needs."""
+    config, network = config_of(variant, model), classifier(variant, model, dtype)
+    return training.compile_step(
+        config,
+        lambda axis: methods.build(config.method, network.with_axis(axis)),
+        batch,
+        shape=(image_size, image_size, 3),
+        num_classes=NUM_CLASSES,
+    )
+
+
+def compile_pgd(network: ZeroShot, batch: int, side: int) -> training.Program:
+    """Compile prediction, PGD-10 and prediction on one device, as in evaluation, for images of one size."""
+    config = config_of("ft", "ViT-B/32").evaluation.zero_shot
+    params, state = jax.jit(network.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((batch, side, side, 3), np.float32))
+    labels = jnp.asarray(rng.integers(0, NUM_CLASSES, batch, np.int32))
+
+    def attacked(
+        params: Any, state: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        def logits(x: jax.Array) -> jax.Array:
+            return network.apply(params, state, x).logits
+
+        found = pgd(
+            untargeted(logits, labels),
+            images,
+            key,
+            threat=linf(config.eps),
+            step_size=1 / 255,
+            num_steps=config.num_steps,
+            index=jnp.arange(len(images)),
+        )
+        return accuracy(logits(images), labels), accuracy(logits(found.adv_images), labels)
+
+    arguments = params, state, images, labels, jax.random.key(1)
+    with jax.default_matmul_precision("highest"):  # as the suite
+        compiled, seconds = measure.compile_ahead(jax.jit(attacked), *arguments)
+        flops = measure.flops(attacked, *arguments)
+    fields = {
+        "compile_seconds": seconds,
+        "flops": flops,
+        "program_bytes": measure.program_bytes(compiled),
+        "peak_bytes": measure.peak_bytes(),
+    }
+    return training.Program(lambda: compiled(*arguments), config.num_steps, fields)
+
+
+def text_tower_in_step(model: str, dtype: str, batch: int) -> bool:
+    """Return whether the step of PMG-AFT, as it is lowered, depends on the text tower."""
+    network = classifier("pmg_aft", model, dtype)
+    sizes = dataclasses.replace(network.clip.sizes, **OTHER_TEXT)
+    other = dataclasses.replace(network, clip=dataclasses.replace(network.clip, sizes=sizes))
+    config = config_of("pmg_aft", model)
+    texts = []
+    for found in (network, other):
+        step, arguments = abstract(config, found, batch)
+        texts.append(jax.jit(step).lower(*arguments).as_text())
+    return texts[0] != texts[1]
+
+
+def abstract(config: Any, network: ZeroShot, batch: int) -> tuple[Any, tuple[Any, ...]]:
+    """Return the step of a config with a network, and the shapes of its arguments; nothing is computed."""
+    method = methods.build(config.method, network)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(method.init, key, {})
+    step, tx = training.make_step(config, method, variables)
+    state = jax.eval_shape(lambda v: train_states.create(v, tx), variables)
+    resident = {
+        "image": jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+    return step, (state, {"index": resident["label"]}, resident, key)
+
+
+@functools.cache
+def forward_flops(variant: str, model: str, dtype: str, batch: int) -> float | None:
+    """Return the compiler's FLOPs of one forward pass of the image tower on images of its size."""
+    network = classifier(variant, model, dtype)
+    params, state = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((batch, network.resize_to, network.resize_to, 3), jnp.float32)
+    return measure.flops(lambda p, s, x: network.apply(p, s, x).logits, params, state, images)
+
+
+def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for every step but FT-Standard's, its seconds over that one's, and one on the text tower."""
+    lines = []
+    for row in rows:
+        begin = f"{row['dtype']} {row['name']}"
+        if row["name"] == "ft" and row["forward_flops"]:
+            each = row["forward_flops"] / row["batch"]
+            lines.append(f"{row['dtype']}: a forward pass of one image is {each / 1e9:.4g} GFLOP")
+        if row["name"] in VARIANTS[1:]:
+            low, middle, high = row["seconds_over_ft"]
+            times = f"{middle:.2f} times the seconds of ft (quartiles {low:.2f} .. {high:.2f})"
+            lines.append(f"{begin}: {times}; {row['passes_counted'] / 3:.2f} by passes")
+        if "text_tower_in_step" in row:
+            word = "IN THE STEP: it should not be" if row["text_tower_in_step"] else "in no step"
+            lines.append(f"{begin}: the text tower is {word}")
+    return lines
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
