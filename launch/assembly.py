@@ -20,9 +20,10 @@ from jrobust.data import zero_shot_sets
 from jrobust.data.captioned import captioned, shapes_tokens
 from jrobust.errors import InputError, unknown
 from jrobust.methods.network import NetworkMethod
+from jrobust.methods.relevance import PatchRelevance
 from jrobust.models import zoo
 from jrobust.models.classifier import Classifier
-from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.models.network import Network
 from jrobust.training import checkpoint, parallel
 from jrobust.training.method import Batch, Variables
@@ -71,7 +72,7 @@ def build(config: Any, weights_file: str = "") -> Parts:
         train = data.balanced(train, section.balance_to, config.seed)
     classifier = network(config, train)
     words = None
-    if isinstance(classifier, ZeroShot):
+    if isinstance(classifier, TowerClassifier):
         words = texts.Texts(config.model.to_dict() | ({"weights": weights_file} if weights_file else {}))
     if config.method.name == "contrastive":
         assert words is not None
@@ -168,7 +169,7 @@ def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | N
 
 def _pretrained(parts: Parts) -> Callable[[Variables], Variables]:
     """Return what gives a CLIP the weights of its file and the texts of the training set's classes."""
-    assert parts.texts is not None and isinstance(parts.classifier, ZeroShot)
+    assert parts.texts is not None and isinstance(parts.classifier, TowerClassifier)
     words, classifier = parts.texts, parts.classifier
     features = words.features(words.prompts(parts.train))
     return lambda fresh: Variables(*classifier.pretrained(fresh.params, words.params, features))
@@ -194,25 +195,26 @@ def subject(
         feature_map=classifier.logits_and_map if isinstance(classifier, Classifier) and classifier.has_map else None,
         note=note,
     )
-    if parts.texts is None:
+    if not isinstance(classifier, TowerClassifier):
         return found
+    if classifier.clip.sizes.patch is not None:
+        found = dataclasses.replace(found, relevance=PatchRelevance(classifier).maps)
+    assert parts.texts is not None
     return dataclasses.replace(found, zero_shot=texts.ZeroShotModel(found, parts.texts))
 
 
-def sets(parts: Parts) -> Callable[[str], tuple[data.Source, texts.Prompts]] | None:
-    """Return what loads other data sets, with the texts of their classes, for a CLIP; None for any other network.
+def sets(parts: Parts) -> Callable[[str], tuple[data.Source, texts.Prompts]]:
+    """Return what loads other data sets, for a CLIP with the texts of their classes; the shifts of ImageNet have none.
 
     They lie where that of the run does, and the tasks of `shapes` show the run's world if it is one of them.
     """
     section, words = parts.config.data, parts.texts
-    if words is None:
-        return None
 
     def load(name: str) -> tuple[data.Source, texts.Prompts]:
         same = section.name == name.partition(":")[0]
         options = {key: value for key, value in section.get("options", {}).items() if same and key != "task"}
         source = zero_shot_sets.load_set(name, section.dir, **options)
-        return source, words.prompts(source)
+        return source, () if words is None or name in zero_shot_sets.SHIFTS else words.prompts(source)
 
     return load
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from jrobust.errors import InputError
 from jrobust.models.classifier import Classifier
+from jrobust.models.clip.linear_head import LinearHead
 from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.training.method import Variables
-from jrobust.weights import arrays, clip_layouts, safetensors_file, stablehlo, torch_layouts
+from jrobust.weights import arrays, clip_layouts, clip_towers, safetensors_file, stablehlo, torch_layouts
 
 
 def weights(
@@ -59,6 +60,11 @@ def torch(parts: assembly.Parts, deployed: Variables, output: pathlib.Path) -> s
     Raises:
       InputError: a network that PyTorch has no names for; visual prompts; or the file of a CLIP's texts is not there.
     """
+    if isinstance(parts.classifier, LinearHead):
+        frozen = {name: leaf.value for name, leaf in deployed.state.items()}
+        tower = clip_towers.ImageTower({"image": deployed.params["image"]} | frozen, head=deployed.params["head"])
+        clip_towers.write_image_tower(output, tower, "masked_images")
+        return "masked_images"
     if not isinstance(parts.classifier, ZeroShot):
         assert isinstance(parts.classifier, Classifier)
         return torch_layouts.write(output, parts.classifier, *deployed).name

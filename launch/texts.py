@@ -17,8 +17,9 @@ from jrobust.data import class_prompts, shapes
 from jrobust.errors import InputError
 from jrobust.evaluation import Subject
 from jrobust.models.clip.clip import CLIP
+from jrobust.models.clip.sections import towers
 from jrobust.models.clip.tokenizer import Tokenizer
-from jrobust.models.clip.zero_shot import class_features, towers
+from jrobust.models.clip.zero_shot import class_features
 from jrobust.replicated import Replicated
 from jrobust.training.method import Variables
 from jrobust.weights import clip_files, clip_layouts

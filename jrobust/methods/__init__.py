@@ -19,11 +19,14 @@ from jrobust.methods.fsr import FSR
 from jrobust.methods.jtt import JTT, Identification
 from jrobust.methods.lff import LfF
 from jrobust.methods.mart import MART
+from jrobust.methods.masked_images import MaskedImages
 from jrobust.methods.network import NetworkMethod
 from jrobust.methods.pmg_aft import PMGAFT
 from jrobust.methods.standard import Standard
 from jrobust.methods.trades import TRADES
 from jrobust.models.classifier import Classifier
+from jrobust.models.clip.linear_head import LinearHead
+from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.models.network import Network
 
@@ -39,14 +42,22 @@ METHODS: dict[str, type[NetworkMethod]] = {
     "lff": LfF,
     "pmg_aft": PMGAFT,
     "contrastive": Contrastive,
+    "masked_images": MaskedImages,
 }
 _RADII = ("eps", "step_size")
 _PARTS = ("classifier", "base", "num_examples", "class_tokens")  # fields that no config sets
-_NOT_NEGATIVE = ("num_steps", "debiased_weight", "adv_weight", "step_ratio", "alpha", "general_weight", "clean_weight")
-_AT_MOST_1 = ("q", "alpha")
-# Methods that train nothing but CLIP, and all that can: the others need ReLUs, or networks that `init` makes.
-_OF_CLIP = ("pmg_aft", "contrastive")
-_ON_CLIP = (*_OF_CLIP, "standard", "adversarial", "trades", "mart")
+_NOT_NEGATIVE = (
+    *("num_steps", "step_ratio", "alpha"),
+    *("debiased_weight", "adv_weight", "general_weight", "clean_weight", "feature_weight", "logit_weight"),
+)
+_AT_MOST_1 = ("q", "alpha", "rate")
+# Methods that train nothing but a CLIP, by its head, and others that can: the rest needs ReLUs or makes two networks.
+_OF_CLIP: dict[str, type[TowerClassifier]] = {
+    "pmg_aft": ZeroShot,
+    "contrastive": ZeroShot,
+    "masked_images": LinearHead,
+}
+_ON_CLIP = ("standard", "adversarial", "trades", "mart")
 
 
 def build(
@@ -100,10 +111,12 @@ def build(
 
 def _check_network(name: str, classifier: Network) -> None:
     """Raise InputError where a method and a network do not go together."""
-    if isinstance(classifier, ZeroShot) and name not in _ON_CLIP:
-        raise InputError(f"method {name!r} cannot train model 'clip': expected one of {', '.join(_ON_CLIP)}")
-    if not isinstance(classifier, ZeroShot) and name in _OF_CLIP:
-        raise InputError(f"method {name!r} trains CLIP alone: expected model.name 'clip'")
+    if name in _OF_CLIP and not isinstance(classifier, _OF_CLIP[name]):
+        head = {ZeroShot: "text", LinearHead: "linear"}[_OF_CLIP[name]]
+        raise InputError(f"method {name!r} trains CLIP alone: expected model.name 'clip' with model.head {head!r}")
+    if isinstance(classifier, TowerClassifier) and name not in (*_OF_CLIP, *_ON_CLIP):
+        allowed = ", ".join((*_OF_CLIP, *_ON_CLIP))
+        raise InputError(f"method {name!r} cannot train model 'clip': expected one of {allowed}")
 
 
 def _bias_adversarial(base: NetworkMethod, name: str, values: dict[str, Any]) -> BiasAdv:
@@ -174,6 +187,7 @@ __all__ = [
     "Debiasing",
     "Identification",
     "LfF",
+    "MaskedImages",
     "Standard",
     "build",
 ]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jrobust.errors import InputError, unknown
 from jrobust.models.classifier import Classifier
-from jrobust.models.clip import zero_shot
+from jrobust.models.clip import sections
 from jrobust.models.fsr import Separation
 from jrobust.models.layers import he_fan_in, he_fan_out
 from jrobust.models.network import Network
@@ -56,7 +56,7 @@ def build(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Network:
-    """Return the model that a config section names; "clip" is `jrobust.models.clip.zero_shot.ZeroShot`.
+    """Return the model that a config section names; "clip" is one of `jrobust.models.clip.sections`.
 
     Args:
       config_model: `name`, one of `NETWORKS`; `dtype` of the body; the network's own fields, such as depth and width;
@@ -74,7 +74,7 @@ def build(
     name = config.get("name", "")
     if name == CLIP:
         given = {"mean": mean, "std": std} if mean is not None and std is not None else {}
-        return zero_shot.build(config | given, num_classes=num_classes, input_shape=input_shape)
+        return sections.build(config | given, num_classes=num_classes, input_shape=input_shape)
     if name not in NETWORKS:
         raise unknown("model", name, (*NETWORKS, CLIP))
     network, fixed, settable = NETWORKS[name]

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrobust.errors import InputError
+from jrobust.models.clip.linear_head import LinearHead
+from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.models.network import Network
 from jrobust.models.tree import flatten
@@ -50,7 +52,7 @@ def load(
             _own(file.params, params, f"{path}: params", replace_head),
             _own(file.batch_stats, batch_stats, f"{path}: batch_stats", replace_head),
         )
-    elif isinstance(classifier, ZeroShot):
+    elif isinstance(classifier, TowerClassifier):
         new = _clip(path, classifier, params, batch_stats)
     else:
         new = from_torch(arrays, params, batch_stats, source=str(path), replace_head=replace_head)
@@ -68,11 +70,17 @@ def _own(tree: Any, old: Any, source: str, replace_head: bool) -> Any:
     return refilled(old, new)
 
 
-def _clip(path: str | pathlib.Path, classifier: ZeroShot, params: Any, state: Any) -> tuple[Any, Any]:
-    """Return the variables of a CLIP with the image tower of a file, and its prompts where those are the parameters."""
+def _clip(path: str | pathlib.Path, classifier: TowerClassifier, params: Any, state: Any) -> tuple[Any, Any]:
+    """Return the variables of a CLIP with the image tower of a file, and its prompts or its head where it has them."""
     tower = load_image_tower(path, classifier.clip)
     if "batch_stats" in tower.params:
         state = state | {"batch_stats": refilled(state["batch_stats"], named(tower.params["batch_stats"]))}
+    if isinstance(classifier, LinearHead):
+        if tower.head is None:
+            raise InputError(f"{path} has an image tower and no head: expected the weights of a fine-tuned classifier")
+        head = {name: fit(np.asarray(tower.head[name]), old, f"{path}: {name}") for name, old in params["head"].items()}
+        return {"image": tower.params["image"], "head": head}, state
+    assert isinstance(classifier, ZeroShot)
     if classifier.prompts is None:
         return tower.params["image"], state
     found, wanted = named(tower.prompts), named(params)
@@ -89,7 +97,7 @@ def _check_preprocessing(manifest: dict[str, Any], classifier: Network, source: 
             raise InputError(
                 f"{source} has {field} {tuple(theirs)}, this model has {ours}: set model.{field} to that of the file"
             )
-    if isinstance(classifier, ZeroShot):
+    if isinstance(classifier, TowerClassifier):
         theirs, ours = (
             manifest.get("model", {}).get("activation", classifier.clip.activation),
             classifier.clip.activation,

@@ -19,7 +19,7 @@ import numpy as np
 import jrobust
 from jrobust.errors import InputError
 from jrobust.models import zoo
-from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.models.network import Network
 from jrobust.models.tree import unflatten
 from jrobust.weights import arrays as arrays_file
@@ -68,7 +68,7 @@ def write(
     if class_names and len(class_names) != classifier.num_classes:
         raise InputError(f"{len(class_names)} class names for {classifier.num_classes} classes: expected one for each")
     tensors = {f"params/{name}": np.asarray(leaf) for name, leaf in named(params).items()}
-    collection = "state" if isinstance(classifier, ZeroShot) else "batch_stats"
+    collection = "state" if isinstance(classifier, TowerClassifier) else "batch_stats"
     tensors |= {f"{collection}/{name}": np.asarray(leaf) for name, leaf in named(batch_stats).items()}
     height, width, channels = classifier.input_shape
     manifest = {

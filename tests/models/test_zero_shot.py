@@ -12,7 +12,8 @@ from jrobust.models import zoo
 from jrobust.models.clip import ARCHITECTURES, CLIP, Sizes, zero_shot
 from jrobust.models.clip.clip import MEAN, STD
 from jrobust.models.clip.prompts import Border
-from jrobust.models.clip.zero_shot import PromptSizes, ZeroShot, build, class_features, towers
+from jrobust.models.clip.sections import build, towers
+from jrobust.models.clip.zero_shot import PromptSizes, ZeroShot, class_features
 from jrobust.replicated import Replicated
 from tests.methods.flat_clip import SIZES as FLAT_SIZES
 from tests.methods.flat_clip import Flat

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jrobust.errors import InputError, unknown
-from jrobust.models.clip.architectures import ARCHITECTURES, Sizes
+from jrobust.models.clip.architectures import Sizes
 from jrobust.models.clip.clip import CLIP
 from jrobust.models.clip.prompts import Prompts, border
 from jrobust.models.clip.similarity import INITIAL_LOGIT_SCALE, similarity, unit
-from jrobust.models.network import Prediction
+from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.replicated import Replicated
 
 PIXELS = ("", "border", "full")
@@ -63,55 +63,22 @@ class PromptSizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroShot:
-    """Images float[B, H, W, 3] in [0, 1] of any size to logits over classes that texts describe; holds no arrays.
+class ZeroShot(TowerClassifier):
+    """Images float[B, H, W, 3] in [0, 1] of any size to logits over classes that texts describe.
 
         z_k = s <f(x) / |f(x)|, W_k>        f the image tower, W_k the unit feature of class k's texts
 
-    It has the interface of `jrobust.models.classifier.Classifier`, so methods take it as they take any network.
     Parameters are the image tower or, with `prompts`, those alone. All else is state, and frozen: {"text": W
     float32[K, E], "logit_scale": float32[], "tower" with `prompts`, "batch_stats" of a ResNet}, each `Replicated`.
 
     Attributes:
-      clip: the towers.
-      num_classes: K of the training set; W decides what is computed.
-      input_shape: of the training images.
       scaled: s = exp(logit_scale), about 100 in the released weights, as in TeCoA's code; else s = 1, as in that of
         PMG-AFT, whose second normalisation of the texts removes the scale.
       prompts: what is trained in the place of the tower; None trains the tower.
-      axis_name: of the devices under `pmap`.
     """
 
-    clip: CLIP
-    num_classes: int
-    input_shape: tuple[int, int, int]
     scaled: bool = True
     prompts: PromptSizes | None = None
-    axis_name: str | None = None
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Of the normalisation."""
-        return self.clip.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Of the normalisation."""
-        return self.clip.std
-
-    @property
-    def resize_to(self) -> int:
-        """Side of the square that the tower sees."""
-        return self.clip.sizes.image_size
-
-    @property
-    def has_map(self) -> bool:
-        """Whether there is a last feature map for Grad-CAM: a transformer has none."""
-        return False
-
-    def with_axis(self, axis_name: str | None) -> ZeroShot:
-        """Return this model for another axis of devices."""
-        return dataclasses.replace(self, axis_name=axis_name)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """Return fresh `(params, state)`, the texts' features random directions."""
@@ -133,51 +100,24 @@ class ZeroShot:
             return clip_params["image"], state
         return fresh, state | {"tower": Replicated(clip_params["image"])}
 
-    def apply(
-        self,
-        params: Any,
-        state: Any,
-        images: jax.Array,
-        *,
-        train: bool = False,
-        beta: float | None = None,
-        keys: jax.Array | None = None,
-        mask_mode: str | None = None,
-        intermediates: bool = False,
-        perturbation: Any = None,
-    ) -> Prediction:
-        """Return the logits of `images`, and as the intermediate "features" f(x) float32[B, E], not of unit length.
-
-        Nothing in a tower depends on `train`, `keys` or `mask_mode`: no dropout, and batch norm is frozen.
-
-        Raises:
-          InputError: images of another kind; `beta` or `perturbation`, which towers have no place for.
-        """
-        del train, keys, mask_mode
-        if beta is not None or perturbation is not None:
-            raise InputError("CLIP's towers have neither ReLU to soften nor a last feature map: choose another model")
-        features = self.features(params, state, images)
-        return Prediction(self.logits(state, features), state, {"features": features} if intermediates else {})
-
-    def features(self, params: Any, state: Any, images: jax.Array) -> jax.Array:
+    def features(self, params: Any, state: Any, images: jax.Array, **options: Any) -> jax.Array:
         """Return f(x) float32[B, E], through the prompts if there are any."""
         if self.prompts is None:
-            return self._tower(params, state, images)
-        return self._tower(state["tower"].value, state, images, params)
+            return self.tower(params, state, images, **options)
+        return self.tower(state["tower"].value, state, images, prompts=params, **options)
 
     def original_features(self, state: Any, images: jax.Array, prompts: Prompts | None = None) -> jax.Array:
         """Return f0(x) float32[B, E] of the frozen tower state["tower"]."""
-        return self._tower(state["tower"].value, state, images, prompts)
+        return self.tower(state["tower"].value, state, images, prompts=prompts)
+
+    def head(self, params: Any, state: Any, features: jax.Array) -> jax.Array:
+        """Return z float32[B, K] of features float32[B, E]; no parameter is in it."""
+        del params
+        return self.logits(state, features)
 
     def logits(self, state: Any, features: jax.Array) -> jax.Array:
         """Return z float32[B, K] of features float32[B, E]."""
         return similarity(features, state["text"].value, state["logit_scale"].value if self.scaled else None)
-
-    def _tower(self, tower: Any, state: Any, images: jax.Array, prompts: Prompts | None = None) -> jax.Array:
-        variables = {"image": tower}
-        if "batch_stats" in state:
-            variables["batch_stats"] = state["batch_stats"].value
-        return self.clip.image_features(variables, images, prompts=prompts)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -209,63 +149,3 @@ def class_features(clip: CLIP, params: Any, tokens: jax.Array, *, chunk: int = 2
 @functools.partial(jax.jit, static_argnums=0)
 def _text_features(clip: CLIP, text: Any, tokens: jax.Array) -> jax.Array:
     return unit(clip.text_features({"text": text}, tokens))
-
-
-# Fields of config.model of a CLIP; those of the second line are for whoever makes the texts.
-FIELDS = ("name", "architecture", "sizes", "activation", "interpolation", "scaled", "prompts", "dtype", "mean", "std")
-FOR_TEXTS = ("weights", "vocabulary", "template")
-
-
-def towers(config_model: Mapping[str, Any]) -> CLIP:
-    """Return the towers that a config section names.
-
-    Args:
-      config_model: `architecture`, one of `ARCHITECTURES`, or "" and `sizes`, the fields of `Sizes`; and any of
-        `dtype`, `activation`, `interpolation`, `mean`, `std`.
-
-    Raises:
-      InputError: an unknown architecture, or sizes that make no model.
-    """
-    config = dict(config_model)
-    for field in config:
-        if field not in (*FIELDS, *FOR_TEXTS):
-            raise unknown("field of model 'clip'", field, (*FIELDS, *FOR_TEXTS))
-    architecture, sizes = config.get("architecture", ""), dict(config.get("sizes") or {})
-    if sizes:
-        names = [field.name for field in dataclasses.fields(Sizes)]
-        for field in sizes:
-            if field not in names:
-                raise unknown("field of model.sizes", field, names)
-        chosen = Sizes(**sizes)
-    elif architecture in ARCHITECTURES:
-        chosen = ARCHITECTURES[architecture]
-    else:
-        raise unknown("model.architecture", architecture, ARCHITECTURES, "or give model.sizes")
-    settings: dict[str, Any] = {
-        name: config[name] for name in ("dtype", "activation", "interpolation") if name in config
-    }
-    settings |= {name: tuple(config[name]) for name in ("mean", "std") if config.get(name)}
-    return CLIP(chosen, **settings)
-
-
-def build(config_model: Mapping[str, Any], *, num_classes: int, input_shape: Sequence[int]) -> ZeroShot:
-    """Return the classifier of a config section; see `towers`. `scaled` and `prompts` are the fields of `ZeroShot`.
-
-    Raises:
-      InputError: as `towers`; images that are not RGB.
-    """
-    shape = tuple(input_shape)
-    if len(shape) != 3 or shape[2] != 3:
-        raise InputError(f"images have the shape {shape}: CLIP expects three channels, red, green and blue")
-    prompts = dict(config_model.get("prompts") or {})
-    names = [field.name for field in dataclasses.fields(PromptSizes)]
-    for field in prompts:
-        if field not in names:
-            raise unknown("field of model.prompts", field, names)
-    return ZeroShot(
-        towers(config_model),
-        num_classes,
-        shape,
-        scaled=bool(config_model.get("scaled", True)),
-        prompts=PromptSizes(**prompts) if prompts else None,
-    )

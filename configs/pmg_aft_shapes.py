@@ -1,0 +1,82 @@
+"""PMG-AFT on the `shapes` world: a small CLIP is trained, fine-tuned by three methods, and tried on tasks it never saw.
+
+    python launch/run.py --config=configs/pmg_aft_shapes.py [--workdir=RUN]
+
+One CLIP is trained (configs/clip_shapes.py) in a folder beside the runs. Three methods fine-tune its image tower to
+tell 64 pairs of a color and a background, each with three seeds, and suite `zero_shot` asks for colors, textures,
+backgrounds and other pairs, clean and under PGD-10. `method=ft|tecoa|pmg_aft` behind the colon is one run; the model
+before fine-tuning is evaluated by
+
+    python launch/evaluate.py --config=configs/pmg_aft_shapes.py:method=pmg_aft --suite=zero_shot
+"""
+
+from configs import clip_shapes, common
+from jrobust.data import shapes
+
+EPS = "8/255"  # where the small CLIP gives way as the large one does at 1/255
+ATTACK = {"eps": EPS, "step_size": "4/255", "num_steps": 2}
+METHODS = {
+    "ft": {"name": "standard"},
+    "tecoa": {"name": "adversarial", **ATTACK, "batch_norm": "eval"},
+    "pmg_aft": {
+        "name": "pmg_aft",
+        **ATTACK,
+        "batch_norm": "eval",
+        "general_weight": 1.0,
+        "clean_weight": 1.0,
+        "distance": "kl",
+        "kl_direction": "ori_adv",
+        "reduction": "batchmean",  # the preset `scaled`: logits have the model's own scale
+        "detach_clean": False,
+        "original_prompts": "none",
+    },
+}
+SOURCE = "shapes:color_background"
+# Not with shapes, which so small a tower hardly tells apart.
+HELD_OUT = ("color", "texture", "background", "color_texture", "texture_background")
+
+
+def get_config(argument: str = ""):
+    """Return the config of one row or, where the words pick none, of the study of three; at full or test size."""
+    args = common.arguments(argument, method="", runlocal=False)
+    config = common.base()
+    config.data.name = "shapes"
+    config.data.options.update({"task": "color_background", "size": 2048, "ratio": shapes.UNRELATED, "seed": 1})
+    config.pretrain = clip_shapes.get_config("runlocal" if args["runlocal"] else "")
+    config.pretrain.seed = 0  # one CLIP for all
+    config.model = clip_shapes.model()
+    config.method = dict(common.choose("method", args["method"] or "pmg_aft", METHODS))
+    config.train.batch_size = 64
+    config.train.epochs = 8.0
+    config.train.evaluate_every_epochs = 0.0
+    config.train.log_every_steps = 16
+    config.checkpoint.every_epochs = 4.0
+    config.optimizer.update({"learning_rate": 3e-3, "nesterov": False, "schedule": "cosine", "warmup_steps": 25})
+    config.evaluation.after_training = ("zero_shot",)
+    config.evaluation.zero_shot = {
+        "sets": (SOURCE, *(f"shapes:{task}" for task in HELD_OUT)),
+        "source": SOURCE,
+        "eps": EPS,
+        "step_size": "2/255",
+        "num_steps": 10,
+        "attacks": ("pgd",),
+        "examples": 512,
+    }
+    if not args["method"]:
+        config.study = {
+            "rows": ("method=ft", "method=tecoa", "method=pmg_aft"),
+            "seeds": (0, 1, 2),
+            "measures": (
+                "zero_shot_average.clean",
+                "zero_shot_average.pgd_10",
+                f"{SOURCE}.clean",
+                f"{SOURCE}.pgd_10",
+            ),
+        }
+    if args["runlocal"]:
+        config.data.options.size = 256
+        config.train.update({"steps": 4, "log_every_steps": 2, "evaluate_examples": 64})
+        config.checkpoint.every_steps = 2
+        config.optimizer.warmup_steps = 2
+        config.evaluation.zero_shot.update({"sets": (SOURCE, "shapes:texture"), "num_steps": 2, "examples": 64})
+    return config
