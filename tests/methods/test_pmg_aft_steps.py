@@ -150,7 +150,7 @@ def test_a_config_section():
         ({"clean_weight": -1.0}, "method.clean_weight is -1.0: expected a number of at least 0"),
         ({"general_weight": -1.0}, "method.general_weight is -1.0: expected a number of at least 0"),
         ({"weight": 1.0}, "unknown field of method 'pmg_aft' 'weight'"),
-        ({"name": "art"}, "method 'art' cannot train model 'clip': expected one of pmg_aft, contrastive, standard"),
+        ({"name": "art"}, "method 'art' cannot train model 'clip': expected one of pmg_aft, contrastive"),
         ({"name": "lff"}, "method 'lff' cannot train model 'clip'"),
     ],
 )
