@@ -31,7 +31,7 @@ Table 2, and nearly every cell differs. Ten epochs are 1950 steps, of which the 
 Unverified: as for Tiny ImageNet, and whether anything but the data set differs; docs/pmg_aft.md lists all of it.
 
 Hardware and time, of the paper: 101, 253 and 377 s an epoch for ft, tecoa and pmg_aft on two RTX 3090. By count, ten
-epochs of PMG-AFT are 49 PFLOP. Not yet measured here.
+epochs of PMG-AFT are 49 PFLOP. Not yet timed here.
 """
 
 from configs import pmgaft

@@ -56,8 +56,9 @@ Cars' numbers.
 Unverified: the direction of the KL in the tables, the distances but KL, the step at 2/255 and 4/255, the prompts, the
 checkpoint, the numbers of FT-Standard; `preset=scaled` has no published numbers. docs/pmg_aft.md lists all of it.
 
-Hardware and time, of the paper: 234, 551 and 849 s an epoch for ft, tecoa and pmg_aft on two RTX 3090. By count, a
-training image of PMG-AFT is 11 forward passes, 97 GFLOP, and ten epochs 97 PFLOP. Not yet measured here.
+Hardware and time, of the paper: 234, 551 and 849 s an epoch for ft, tecoa and pmg_aft on two RTX 3090. By count
+(benchmarks/clip_steps.py), a training image of PMG-AFT is 11 forward passes, 98 GFLOP, and ten epochs 98 PFLOP. Not yet
+timed here.
 """
 
 from configs import pmgaft
