@@ -1,7 +1,9 @@
 """The data sets on which models are evaluated that were not trained on them: what the catalogue says of each.
 
 Of a set without official splits all images are the test split. Images are in torchvision's order, unless what is read
-does not tell it; `lists`, `trees` and `tfds_sets` say where. Each is also read from <name>/{train,test}/<class>/.
+does not tell it; `lists`, `trees` and `tfds_sets` say where. Each is also read from <name>/{train,test}/<class>/, but
+for the variants of ImageNet. These have its 1000 classes by WordNet id, be there images of them or not, so that labels
+are ImageNet's; ObjectNet's classes are its folders.
 """
 
 from __future__ import annotations
@@ -34,6 +36,14 @@ def _pictures(
     layouts = (files, class_folders(name), *([prepared(by)] if by else []))
     tfds = (by.name if by else "") if tfds is None else tfds
     return DataSet(layouts, counts, num_classes, (side, side, 3), fetch, unpack, tfds, options=FITTING)
+
+
+def _shift(count: int, where: str, layout: trees.Tree, by: Prepared | None, fetch: str, unpack: str) -> DataSet:
+    """Return the entry of a set on which models trained on ImageNet are tested."""
+    layouts = (_tree(where, layout), *([prepared(by)] if by else []))
+    sizes = dict.fromkeys(layout.splits, count)
+    tfds = by.name if by else ""
+    return DataSet(layouts, sizes, len(layout.called), (0, 0, 3), (fetch,), unpack, tfds, options=FITTING)
 
 
 def _lists(where: str, layout: lists.Lists) -> Layout:
@@ -165,5 +175,53 @@ DATA_SETS: dict[str, DataSet] = {
         ("the six .h5.gz files of https://github.com/basveeling/pcam",),
         "write x and y of each split into pcam.npz as <split>_images and <split>_labels",
         side=96,
+    ),
+    "imagenet_samples": _shift(
+        1000,
+        "imagenet-samples/<WordNet id>/",
+        trees.IMAGENET_SAMPLES,
+        None,
+        "https://github.com/EliSchwartz/imagenet-sample-images (git clone)",
+        "sort its images, one a class, into imagenet-samples/<WordNet id>/; both splits are all of them: to try things",
+    ),
+    "imagenet_v2": _shift(
+        10_000,
+        "imagenetv2-matched-frequency-format-val/<number>/",
+        trees.IMAGENET_V2,
+        tfds_sets.IMAGENET_V2,
+        "imagenetv2-matched-frequency.tar.gz of https://huggingface.co/datasets/vaishaal/ImageNetV2",
+        "unpack it there, so that imagenetv2-matched-frequency-format-val/0/ is there",
+    ),
+    "imagenet_r": _shift(
+        30_000,
+        "imagenet-r/<WordNet id>/",
+        trees.IMAGENET_R,
+        tfds_sets.IMAGENET_R,
+        "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
+        "unpack it there, so that imagenet-r/n01443537/ is there",
+    ),
+    "imagenet_sketch": _shift(
+        50_889,
+        "sketch/<WordNet id>/",
+        trees.IMAGENET_SKETCH,
+        tfds_sets.IMAGENET_SKETCH,
+        "ImageNet-Sketch.zip, linked in https://github.com/HaohanWang/ImageNet-Sketch",
+        "unpack it there, so that sketch/n01440764/ is there",
+    ),
+    "objectnet": _shift(
+        18_574,
+        "objectnet-1.0/images/<object>/",
+        trees.OBJECTNET,
+        None,
+        "objectnet-1.0.zip of https://objectnet.dev",
+        "unpack it there, so that objectnet-1.0/images/alarm_clock/ is there",
+    ),
+    "imagenet_a": _shift(
+        7500,
+        "imagenet-a/<WordNet id>/",
+        trees.IMAGENET_A,
+        tfds_sets.IMAGENET_A,
+        "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",
+        "unpack it there, so that imagenet-a/n01498041/ is there",
     ),
 }

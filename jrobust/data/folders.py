@@ -59,7 +59,7 @@ class FileSource(Source):
 
     @functools.cached_property
     def _first_shape(self) -> tuple[int, int, int]:
-        height, width, channels = image_files.read(self.paths[0])[0].shape
+        height, width, channels = image_files.read(self.paths[0], fit=self.fit)[0].shape
         return height, width, channels
 
     @property

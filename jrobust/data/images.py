@@ -35,11 +35,13 @@ class Fit:
         do.
       resize: of "crop", at least the size; 0 is the size itself, so that one side of the picture is whole.
       filter: "bilinear" or "bicubic" (a = -1/2), both of PIL: with antialiasing, rounded to whole levels.
+      border: so many pixels of every side are no part of a picture that is read, and are cut off before all else.
     """
 
     fit: str = "squeeze"
     resize: int = 0
     filter: str = "bilinear"
+    border: int = 0
 
     def __post_init__(self):
         if self.fit not in FITS:
@@ -72,7 +74,7 @@ SQUEEZE = Fit()
 
 
 def read(path: pathlib.Path, size: int = 0, fit: Fit = SQUEEZE) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the image of a file as uint8[H, W, 3] and its width and height before resizing.
+    """Return the image of a file, without its border, as uint8[H, W, 3], and its width and height before resizing.
 
     Args:
       path: an image file of 8 bits a channel; grey, palette and alpha images become RGB.
@@ -80,9 +82,16 @@ def read(path: pathlib.Path, size: int = 0, fit: Fit = SQUEEZE) -> tuple[np.ndar
       fit: how it becomes a square.
 
     Raises:
-      InputError: the file is missing, cut off, no image, or has more than 8 bits a channel.
+      InputError: the file is missing, cut off, no image, has more than 8 bits a channel, or is nothing but border.
     """
     rgb = _open(path, "RGB")
+    if fit.border:
+        width, height = rgb.size
+        if min(rgb.size) <= 2 * fit.border:
+            raise InputError(
+                f"image {path} has {width}x{height} pixels: expected more than a border of {fit.border} on every side"
+            )
+        rgb = rgb.crop((fit.border, fit.border, width - fit.border, height - fit.border))
     original = rgb.size
     if size:
         rgb = _cut(rgb, size, fit, FILTERS[fit.filter])

@@ -45,6 +45,10 @@ FLOWERS102 = Prepared("oxford_flowers102", by_class=True, sorted_by="file_name",
 DTD = Prepared("dtd", sorted_by="file_name")
 EUROSAT = Prepared("eurosat/rgb", {"test": "train"}, by_class=True, sorted_by="filename")
 IMAGENET = Prepared("imagenet2012", {"train": "train", "test": "validation"}, by_class=True, sorted_by="file_name")
+IMAGENET_V2, IMAGENET_R, IMAGENET_A, IMAGENET_SKETCH = (
+    Prepared(name, {"test": "test"}, by_class=True, sorted_by="file_name")  # classes are ImageNet's 1000
+    for name in ("imagenet_v2/matched-frequency", "imagenet_r", "imagenet_a", "imagenet_sketch")
+)
 CALTECH101 = Prepared(
     "caltech101",
     {"test": "train+test"},

@@ -1,4 +1,4 @@
-"""The data sets on which models are tried without training on them: PMG-AFT's sixteen, and the tasks of `shapes`."""
+"""The data sets on which models are tried without training: PMG-AFT's sixteen, tasks of `shapes`, ImageNet's shifts."""
 
 from __future__ import annotations
 
@@ -63,14 +63,29 @@ SETS = PAPER | {
     f"shapes:{task}": ZeroShotSet(task, "shapes", 0, MappingProxyType({"task": task})) for task in shapes.TASKS
 }
 
+# ImageNet and what has its classes, in the order of the tables of model soups; images as Xiao et al. 2023 take them
+SHIFT_CROP = MappingProxyType({"fit": "crop", "resize": SIDE, "filter": "bicubic"})
+SHIFTS = {
+    f"shift:{name}": ZeroShotSet(column, name, options=SHIFT_CROP)
+    for name, column in {
+        "imagenet": "IN",
+        "imagenet_v2": "V2",
+        "imagenet_r": "R",
+        "imagenet_sketch": "Sketch",
+        "objectnet": "ObjectNet",
+        "imagenet_a": "A",
+        "imagenet_samples": "IN samples",
+    }.items()
+}
+
 
 def load_set(name: str, dir: str | pathlib.Path = "", **options: Any) -> Source:
-    """Return the images of a set of `SETS` on which models are evaluated, at its size.
+    """Return the images of a set of `SETS` or `SHIFTS` on which models are evaluated, at its size.
 
     Args:
-      name: one of `SETS`, such as "cifar10" or "shapes:color".
+      name: one of them, such as "cifar10", "shapes:color" or "shift:imagenet_v2".
       dir: the data folder; none for the tasks of `shapes`.
-      **options: settings of the data set, as for `load`; what `SETS` says of it stands.
+      **options: settings of the data set, as for `load`; what is said of it here stands.
 
     >>> source = load_set("shapes:color", seed=1)
     >>> source.class_names[:2], source.image_shape
@@ -79,9 +94,10 @@ def load_set(name: str, dir: str | pathlib.Path = "", **options: Any) -> Source:
     Raises:
       InputError: no such set, or it cannot be loaded.
     """
-    if name not in SETS:
-        raise unknown("zero-shot set", name, SETS)
-    entry = SETS[name]
+    known = SETS | SHIFTS
+    if name not in known:
+        raise unknown("zero-shot set", name, known)
+    entry = known[name]
     return load(entry.name, entry.split, dir, image_size=entry.image_size, **{**options, **entry.options})
 
 
