@@ -132,28 +132,21 @@ def opened(settings: ClassSets, own: Any, sets: Sets | None, examples: int) -> t
       InputError: some are missing (one line names them all), or all; or a set has another number of prompts than
         classes.
     """
-    found, lost = [], {}
-    for name in (*(known for known in SETS if known in settings.sets), *(n for n in settings.sets if n not in SETS)):
+    names = (*(known for known in SETS if known in settings.sets), *(n for n in settings.sets if n not in SETS))
+    others = [name for name in names if name not in OWN]
+    loaded, warnings = present(others, sets, settings.missing, title, len(names))
+    found = []
+    for name in names:
         if name in OWN:
             found.append(_taken(OWN[0], own, None, settings.sample, examples))
-            continue
-        if sets is None:
-            raise InputError("nothing loads the data sets: pass run_suites(..., sets=...), as launch/evaluate.py does")
-        try:
-            source, prompts = sets(name)
-        except InputError as error:
-            lost[name] = str(error)
-            continue
-        if len(prompts) != len(source.class_names):
-            raise InputError(
-                f"data set {name!r} has {len(source.class_names)} classes and prompts for {len(prompts)}: expected a"
-                " list of texts for each class"
-            )
-        found.append(_taken(name, source, prompts, settings.sample, examples))
-    if lost and (settings.missing == "error" or not found):
-        advice = "" if not found else "; prepare them, or go on without them: missing=skip"
-        raise InputError(f"{len(lost)} of {len(settings.sets)} data sets are not there: {_listed(lost)}{advice}")
-    warnings = [f"{len(lost)} of {len(settings.sets)} data sets were skipped: {_listed(lost)}"] if lost else []
+        elif name in loaded:
+            source, prompts = loaded[name]
+            if len(prompts) != len(source.class_names):
+                raise InputError(
+                    f"data set {name!r} has {len(source.class_names)} classes and prompts for {len(prompts)}: expected"
+                    " a list of texts for each class"
+                )
+            found.append(_taken(name, source, prompts, settings.sample, examples))
     few = [part for part in found if part.classes_taken < FEW * part.classes]
     if few:
         texts = ", ".join(f"{part.title} {part.classes_taken} of {part.classes}" for part in few)
@@ -161,6 +154,37 @@ def opened(settings: ClassSets, own: Any, sets: Sets | None, examples: int) -> t
             f"the images taken show few of the classes: {texts}; these accuracies are not those of the sets"
         )
     return found, warnings
+
+
+def present(
+    names: Sequence[str], sets: Sets | None, missing: str, title: Callable[[str], str], total: int
+) -> tuple[dict[str, tuple[Any, Prompts]], list[str]]:
+    """Return the data sets of these names that can be loaded, and a sentence on the others.
+
+    Args:
+      names: of the data sets.
+      sets: loads them.
+      missing: "error" or "skip".
+      title: how tables call a set.
+      total: the number of sets with those that need no loading.
+
+    Raises:
+      InputError: some are missing and may not (one line names them all), or there is none at all.
+    """
+    if names and sets is None:
+        raise InputError("nothing loads the data sets: pass run_suites(..., sets=...), as launch/evaluate.py does")
+    loaded: dict[str, tuple[Any, Prompts]] = {}
+    lost = []
+    for name in names:
+        try:
+            loaded[name] = sets(name) if sets is not None else (None, ())
+        except InputError as error:
+            lost.append(f"{title(name)} ({error})")
+    nothing = len(lost) == total
+    if lost and (missing == "error" or nothing):
+        advice = "" if nothing else "; prepare them, or go on without them: missing=skip"
+        raise InputError(f"{len(lost)} of {total} data sets are not there: {'; '.join(lost)}{advice}")
+    return loaded, [f"{len(lost)} of {total} data sets were skipped: {'; '.join(lost)}"] if lost else []
 
 
 def averages(hits: Mapping[str, np.ndarray], source: str) -> dict[str, Estimate]:
@@ -189,7 +213,3 @@ def _taken(name: str, source: Any, prompts: Prompts | None, sample: str, example
     if not len(positions):
         choose(source, 0)  # raises
     return ClassSet(name, source, prompts, positions[choose(positions, examples)])
-
-
-def _listed(lost: Mapping[str, str]) -> str:
-    return "; ".join(f"{title(name)} ({error})" for name, error in lost.items())

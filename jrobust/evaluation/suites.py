@@ -24,6 +24,7 @@ from jrobust.evaluation import (
     interpolation,
     localization,
     masking,
+    natural_shift,
     robustness,
     sanity,
     transfer,
@@ -46,6 +47,7 @@ SUITES: dict[str, ModuleType] = {
     "masking": masking,
     "zero_shot": zero_shot,
     "interpolation": interpolation,
+    "natural_shift": natural_shift,
 }
 
 # Suites that take other models: images are transferred from them, or they are shown beside the subject.
@@ -55,7 +57,7 @@ WITH_OTHERS = ("transfer", "sanity", "bias")
 RESUMABLE = ("autoattack", "zero_shot", "interpolation")
 
 # Suites that take data sets beside the subject's own.
-WITH_SETS = ("zero_shot", "interpolation")
+WITH_SETS = ("zero_shot", "interpolation", "natural_shift")
 
 # What a section of the config may set beside the fields of the suite; without them the suite takes config.evaluation's.
 SHARED = ("batch_size", "examples")
@@ -152,7 +154,7 @@ def run_suites(
       progress: whether to show a line with the time left, and the paths written.
       mesh: devices to spread batches over; batch sizes are rounded up to a multiple of its size.
       crop_size: side of the centre crop of every image, `config.data.augment.crop_size`; 0 for none.
-      sets: loads other data sets by name, with the texts of their classes, for the suites zero_shot and interpolation.
+      sets: loads other data sets by name, with the texts of their classes, for the suites of `WITH_SETS`.
 
     Raises:
       InputError: an unknown suite or setting, or one that does not fit the images.

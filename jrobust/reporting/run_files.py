@@ -18,8 +18,8 @@ Row = dict[str, Any]
 
 # The order in which suites are shown; others follow.
 SUITES = (
-    *("accuracy", "zero_shot", "interpolation", "bias", "robustness", "autoattack", "sanity", "attribution"),
-    *("transfer", "localization", "masking"),
+    *("accuracy", "zero_shot", "interpolation", "natural_shift", "bias", "robustness", "autoattack", "sanity"),
+    *("attribution", "transfer", "localization", "masking"),
 )
 
 

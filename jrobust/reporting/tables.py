@@ -37,6 +37,13 @@ NAMES = {
     "image_masking_rate": "masked of the image",
     "object_masking_rate": "masked of the object",
     "iou": "IoU of mask and object",
+    "imagenet": "ImageNet",
+    "imagenet_v2": "ImageNet-V2",
+    "imagenet_r": "ImageNet-R",
+    "imagenet_sketch": "ImageNet-Sketch",
+    "objectnet": "ObjectNet",
+    "imagenet_a": "ImageNet-A",
+    "average_shift": "mean of the shifts",
 }
 PARTIAL = "after "  # begins the metrics of AutoAttack before its last part
 UNDER = " under "  # before the corruption in a metric of the bias suite
@@ -146,6 +153,11 @@ def extras(records: dict[str, Row]) -> list[Extra]:
             *(records, "interpolation", "interpolation", "Accuracy (%) between the original and the fine-tuned model"),
             "Share 0: the original; 1: the fine-tuned one. Means over the data sets.",
         ),
+        _extra(
+            *(records, "natural_shift", "natural_shift", "Accuracy (%) under natural shifts"),
+            "Each among the classes of its set. Avg shifts: the unweighted mean without ImageNet.",
+        ),
+        _extra(records, "natural_shift", "sets", "What was taken of each data set", ""),
         groups(records),
         _extra(records, "bias", "corruptions", "Accuracy (%) of corrupted images", "Every model on the same images."),
         protocol(records),
@@ -165,7 +177,7 @@ def _extra(records: dict[str, Row], suite: str, name: str, title: str, note: str
         return None
     if suite == "transfer":
         note = f"{note} {_crafted(records[suite])}".strip()
-    shares = suite in ("bias", "transfer", "interpolation") or name == "zero_shot"
+    shares = suite in ("bias", "transfer", "interpolation") or name in ("zero_shot", "natural_shift")
     rows = [[_cell(c, v, shares) for c, v in zip(table["columns"], row, strict=True)] for row in table["rows"]]
     return Extra(suite, title, note, list(map(str, table["columns"])), rows)
 
