@@ -18,14 +18,20 @@ from jrobust.weights import arrays, clip_layouts, clip_towers, safetensors_file,
 
 
 def weights(
-    parts: assembly.Parts, deployed: Variables, step: int, output: pathlib.Path, *, chosen: str = "", **measured: float
+    parts: assembly.Parts,
+    deployed: Variables,
+    step: int | None,
+    output: pathlib.Path,
+    *,
+    chosen: str = "",
+    **measured: Any,
 ) -> dict[str, Any]:
     """Write the weights with what one must know to use them; return their manifest.
 
     Args:
       parts: of the run.
       deployed: the variables of the network.
-      step: where they are from.
+      step: where they are from; None for an average.
       output: the file.
       chosen: how the step was chosen, if it was; see `assembly.choice`.
       **measured: goes into the manifest.
@@ -75,7 +81,7 @@ def torch(parts: assembly.Parts, deployed: Variables, output: pathlib.Path) -> s
     return "openai"
 
 
-def _origin(parts: assembly.Parts, step: int, chosen: str, **measured: float) -> dict[str, Any]:
+def _origin(parts: assembly.Parts, step: int | None, chosen: str, **measured: Any) -> dict[str, Any]:
     """Return where a model comes from, as the exported files say it."""
     method = parts.config.method
     file = parts.texts.weights if parts.texts is not None else parts.config.model.get("weights", "")

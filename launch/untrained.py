@@ -36,14 +36,21 @@ def build(config: Any, workdir: pathlib.Path, network_file: str = "") -> tuple[a
     config.train.parallelism = "jit"
     parts = assembly.build(config, file)
     run_folder.check_config(workdir, config.to_dict())  # with what was measured
-    if network_file:
-        return parts, of_file(parts, network_file)
+    return parts, of_file(parts, network_file) if network_file else original(parts)
+
+
+def original(parts: assembly.Parts) -> Variables:
+    """Return what the method of a config would deploy before the first step of training.
+
+    Raises:
+      InputError: it begins at random, or its weights are not there.
+    """
     initialize = assembly.first_variables(parts)
     if initialize is None:
         raise InputError(
             "model.weights is not set: a model that is not trained is evaluated with the weights of a file"
         )
-    return parts, parts.method.deployed(initialize(_key(config), {}))
+    return parts.method.deployed(initialize(_key(parts.config), {}))
 
 
 def of_file(parts: assembly.Parts, path: str) -> Variables:
@@ -54,8 +61,8 @@ def of_file(parts: assembly.Parts, path: str) -> Variables:
     """
     if not pathlib.Path(path).is_file():
         raise InputError(f"{path} is no file: expected --weights=FILE, a .safetensors, .npz or .pth")
-    if parts.texts is not None and (initialize := assembly.first_variables(parts)):
-        deployed = parts.method.deployed(initialize(_key(parts.config), {}))
+    if parts.texts is not None and assembly.first_variables(parts):
+        deployed = original(parts)
     else:
         deployed = jax.eval_shape(lambda key: parts.method.deployed(parts.method.init(key, {})), _key(parts.config))
     return Variables(*weights.load(path, parts.classifier, deployed.params, deployed.state))

@@ -58,6 +58,26 @@ def read(path: str | pathlib.Path, entry: str | None = None) -> tuple[dict[str, 
         ) from error
 
 
+def metadata(path: str | pathlib.Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors file, its arrays unread; {} of any other file.
+
+    Raises:
+      InputError: there is no such file, or it is damaged.
+    """
+    path = pathlib.Path(path)
+    try:
+        with path.open("rb"):  # whose errors have a name
+            pass
+        if path.suffix != ".safetensors":
+            return {}
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): expected a file of weights") from error
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} cannot be read ({_line(error)}): copy or download it again") from error
+
+
 def entries(path: str | pathlib.Path) -> list[str]:
     """Return the names of the entries of a checkpoint of PyTorch that `read` can give; [] for any other file."""
     path = pathlib.Path(path)
