@@ -76,6 +76,8 @@ def _lemma(name: str) -> str:
     return _plain(re.sub(rf" \({_WNID.pattern}\)$", "", name).split(",")[0])
 
 
+# They have ImageNet's classes, and its words.
+_AS_IMAGENET = ("imagenet_samples", "imagenet_v2", "imagenet_r", "imagenet_sketch", "imagenet_a")
 WORDINGS = {
     "cifar10": Wording(PHOTO, _plain, whole=True),
     "cifar100": Wording(PHOTO, _plain, whole=True),
@@ -121,6 +123,7 @@ def prompts(
     """
     names = [str(name) for name in class_names]
     data_set, _, task = data_set.partition(":") if data_set.startswith("shapes:") else (data_set, "", "")
+    data_set = "imagenet" if data_set in _AS_IMAGENET else data_set
     wording = _shapes_wording(names, task) if data_set == "shapes" else WORDINGS.get(data_set, Wording(PHOTO, _plain))
     _check_count(data_set, names, wording.whole, num_classes)
     texts = _templates(template)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jrobust.data import load, zero_shot_sets
+from jrobust.data.class_prompts import prompts
 from jrobust.data.imagenet_names import wnids
 from jrobust.data.imagenet_subsets import OBJECTNET
 from jrobust.data.images import Fit
@@ -76,6 +77,12 @@ def test_sets_are_evaluated_at_224_pixels(layouts, transformed):
     source = zero_shot_sets.load_set("shift:imagenet_a", layouts.root)
     assert (source.image_size, source.fit) == (224, Fit("crop", 224, "bicubic"))
     np.testing.assert_array_equal(source[0]["image"], transformed(image, 224, 224, "bicubic"))
+
+
+def test_their_classes_are_called_as_those_of_imagenet():
+    for template in ("", "openai_80"):
+        assert prompts("imagenet_v2", wnids(), template) == prompts("imagenet", wnids(), template)
+    assert prompts("imagenet_a", wnids())[278] == ["This is a photo of a kit fox"]
 
 
 @pytest.mark.parametrize("name", ["imagenet_v2/matched-frequency", "imagenet_a"])
