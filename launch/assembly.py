@@ -26,8 +26,7 @@ from jrobust.models.classifier import Classifier
 from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.models.network import Network
 from jrobust.training import checkpoint, parallel
-from jrobust.training.method import Batch, Variables
-from jrobust.weights import load as weights
+from jrobust.training.method import Variables
 
 # The words of train.evaluate_split and of evaluation.step.
 SPLITS, STEPS = ("test", "validation"), ("latest", "best")
@@ -135,44 +134,6 @@ def network(config: Any, source: data.Source) -> Network:
         input_shape=data.output_shape(source.image_shape, data.Augmentation.of(config.data.augment)),
     )
     return classifier.with_axis(parallel.axis_name(config.train.parallelism))
-
-
-def first_variables(parts: Parts) -> Callable[[jax.Array, Batch], Variables] | None:
-    """Return what makes the first variables, every network's from model.weights; None to initialise at random.
-
-    `model.new_head=True` keeps a fresh linear layer, for classes other than the file's. A CLIP is fine-tuned from a
-    file, and needs one; its own training may begin with one.
-    """
-    words = parts.texts
-    if words is not None and parts.config.method.name == "contrastive":
-        return (lambda key, batch: Variables(words.params, {})) if words.weights else None
-    if words is not None:
-        return lambda key, batch: parts.method.start_from(parts.method.init(key, batch), _pretrained(parts))
-    path = parts.config.model.get("weights", "")
-    if not path:
-        return None
-    file = pathlib.Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(
-            f"model.weights is {path!r}, which is no file: expected a .safetensors, .npz, .pt or .pth, or '' for none"
-        )
-
-    new_head = parts.config.model.get("new_head", False)
-
-    def load(fresh: Variables) -> Variables:
-        classifier = parts.classifier
-        assert isinstance(classifier, Classifier)
-        return Variables(*weights.load(file, classifier, fresh.params, fresh.state, replace_head=new_head))
-
-    return lambda key, batch: parts.method.start_from(parts.method.init(key, batch), load)
-
-
-def _pretrained(parts: Parts) -> Callable[[Variables], Variables]:
-    """Return what gives a CLIP the weights of its file and the texts of the training set's classes."""
-    assert parts.texts is not None and isinstance(parts.classifier, TowerClassifier)
-    words, classifier = parts.texts, parts.classifier
-    features = words.features(words.prompts(parts.train))
-    return lambda fresh: Variables(*classifier.pretrained(fresh.params, words.params, features))
 
 
 def subject(

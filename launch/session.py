@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import assembly
+import beginning
 import exporting
 import jax
 import pretraining
@@ -64,12 +65,12 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
         if found is not None and found.signal is not None:
             return stopped(found)
         pretraining.note(config, workdir)
-    initialize = assembly.first_variables(parts)
+    initialize = beginning.first_variables(parts)
     if stage is not None:
         errors = stages.read(stage, parts, workdir)
         if errors is None:
             print("stage 1 of 2: identification", flush=True)
-            found = train(stage, workdir / stages.FOLDER, mesh, assembly.first_variables(stage), progress)
+            found = train(stage, workdir / stages.FOLDER, mesh, beginning.first_variables(stage), progress)
             if found.signal is not None:
                 return stopped(found)
             errors = stages.write(stage, parts, found, workdir, mesh)
@@ -131,7 +132,7 @@ def pretrain(
         print(f"stage 1 of 2: pretrained in {folder}\nstage 2 of 2", flush=True)
         return None
     print("stage 1 of 2: pretraining", flush=True)
-    summary = train(before, folder, mesh, assembly.first_variables(before), progress)
+    summary = train(before, folder, mesh, beginning.first_variables(before), progress)
     if summary.signal is None:
         pretraining.write(folder, summary)
         print("stage 2 of 2", flush=True)

@@ -31,6 +31,7 @@ import command  # first: it makes the rest importable
 
 # isort: on
 import assembly
+import beginning
 import exporting
 import ingredients
 import untrained
@@ -173,7 +174,7 @@ def opened(options: Options, parts: assembly.Parts) -> list[ingredients.Ingredie
     if options.kind != "wise":
         return [*runs, *files]
     if not files:
-        if parts.config.model.get("prompts") or assembly.first_variables(parts) is None:
+        if parts.config.model.get("prompts") or beginning.first_variables(parts) is None:
             raise InputError("this run began at random: nothing is between its model and another; name two models")
         files = [ingredients.Ingredient(ORIGINAL, lambda: (untrained.original(parts), {}))]
     return [files[0], *runs, *files[1:]]

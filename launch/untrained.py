@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import assembly
+import beginning
 import jax
 import pretraining
 
@@ -45,7 +46,7 @@ def original(parts: assembly.Parts) -> Variables:
     Raises:
       InputError: it begins at random, or its weights are not there.
     """
-    initialize = assembly.first_variables(parts)
+    initialize = beginning.first_variables(parts)
     if initialize is None:
         raise InputError(
             "model.weights is not set: a model that is not trained is evaluated with the weights of a file"
@@ -61,7 +62,7 @@ def of_file(parts: assembly.Parts, path: str) -> Variables:
     """
     if not pathlib.Path(path).is_file():
         raise InputError(f"{path} is no file: expected --weights=FILE, a .safetensors, .npz or .pth")
-    if parts.texts is not None and assembly.first_variables(parts):
+    if parts.texts is not None and beginning.first_variables(parts):
         deployed = original(parts)
     else:
         deployed = jax.eval_shape(lambda key: parts.method.deployed(parts.method.init(key, {})), _key(parts.config))

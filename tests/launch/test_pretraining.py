@@ -5,6 +5,7 @@ import signal
 import types
 
 import assembly
+import beginning
 import command
 import evaluate
 import exporting
@@ -126,9 +127,9 @@ def test_the_first_stage_is_a_run_like_others(read, copy):
 def test_contrastive_training_may_begin_with_a_file(read, runs):
     stage = pretraining.folder(read(), runs / "run")
     config = assembly.read_config(stage)
-    assert assembly.first_variables(assembly.build(config)) is None
+    assert beginning.first_variables(assembly.build(config)) is None
     config.model.weights = str(stage / pretraining.WEIGHTS)
-    assert same(assembly.first_variables(assembly.build(config))(None, {}).params, towers(stage))
+    assert same(beginning.first_variables(assembly.build(config))(None, {}).params, towers(stage))
 
 
 def test_a_sibling_trains_nothing_first(read, copy, calls):
@@ -233,7 +234,7 @@ def test_sections_that_cannot_be(read, change, message):
 def test_a_model_before_training(read, runs, copy):
     """What is evaluated is what training would begin with, and its folder is that of no run."""
     parts, variables = untrained.build(read(), copy / "before")
-    begun = assembly.first_variables(parts)(jax.random.key(0), {})
+    begun = beginning.first_variables(parts)(jax.random.key(0), {})
     assert same(variables, parts.method.deployed(begun))
     assert same(variables.params, towers(pretraining.folder(read(), copy / "run"))["image"])
     untrained.record(parts.config, copy / "before")

@@ -15,11 +15,11 @@ from jrobust.models.clip.zero_shot import PromptSizes, ZeroShot
 
 OF_TOWERS = ("dtype", "activation", "interpolation", "recompute")
 HEADS = ("text", "linear")
-# Fields of config.model; those of the last line are for whoever makes the texts.
+# Fields of config.model; those of the last line are for whoever makes the first variables and the texts.
 FIELDS = (
     *("name", "architecture", "sizes", *OF_TOWERS, "mean", "std"),
     *("head", "scaled", "prompts"),
-    *("weights", "vocabulary", "template"),
+    *("weights", "teacher", "vocabulary", "template"),
 )
 
 
