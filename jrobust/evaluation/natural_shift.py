@@ -97,10 +97,10 @@ def title(name: str) -> str:
     """Return how tables call a set.
 
     >>> title("imagenet_v2"), title("imagenet:a")
-    ('V2', "IN, A's classes")
+    ('V2', 'IN (A)')
     """
     base, _, of = name.partition(":")
-    return SHIFTS[PREFIX + base].column + (f", {LIST_NAMES[of]}'s classes" if of else "")
+    return SHIFTS[PREFIX + base].column + (f" ({LIST_NAMES[of]})" if of else "")
 
 
 def check(settings: Settings, subject: Subject, source: Any, sets: Sets | None) -> None:

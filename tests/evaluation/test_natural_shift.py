@@ -113,7 +113,7 @@ def test_parts_of_imagenet_are_scored_by_the_lists():
         "imagenet:r": (1.0, 2),
     }
     assert "average_shift" not in found.metrics
-    assert found.tables["natural_shift"]["columns"][:3] == ["", "IN", "IN, A's classes"]
+    assert found.tables["natural_shift"]["columns"][:3] == ["", "IN", "IN (A)"]
     assert set(found.columns["index"][found.columns["set"] == "imagenet:r"]) == {2, 4}
 
 
@@ -188,4 +188,4 @@ def test_words_set_the_sets():
     section = suites.overridden(["natural_shift"], {}, {"sets": "imagenet_samples:a,imagenet", "missing": "skip"})
     settings = suites.settings_of("natural_shift", section["natural_shift"])
     assert settings.ordered() == ["imagenet", "imagenet_samples:a"]
-    assert natural_shift.title("imagenet_samples:a") == "IN samples, A's classes"
+    assert natural_shift.title("imagenet_samples:a") == "IN samples (A)"
