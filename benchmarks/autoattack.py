@@ -197,6 +197,10 @@ def trained_case(chosen: Any, dtype: str) -> Case:
     config = parts.config.copy_and_resolve_references().unlock()
     config.model.dtype = dtype
     classifier = assembly.network(config, parts.train).with_axis(None)
+    if not isinstance(classifier, Classifier):
+        raise InputError(
+            f"{chosen.run} is a run of model {config.model.name!r}: expected a network with a linear layer"
+        )
     index = choose(parts.test, min(chosen.images, len(parts.test)))
     examples = parts.test.examples(index)
     images = np.asarray(examples["image"], np.float32) / np.float32(255)

@@ -1,0 +1,151 @@
+"""A step of PMG-AFT in PyTorch, as its public code takes it: what `clip_steps` runs beside ours.
+
+Imported only where PyTorch is installed. Every forward pass encodes the prompts of all classes again, the attack's
+backward pass reaches the weights too, and clean and adversarial images are passes of their own. The optimizer, mixed
+precision and what is computed are those of the method.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jrobust.models.clip.architectures import Sizes
+from jrobust.weights.clip_layouts import to_foreign
+
+EPS, STEP_SIZE, NUM_STEPS = 1 / 255, 1 / 255, 2
+# PyTorch's own names of what a block of CLIP's files is made of.
+_RENAMED = {"attn": "self_attn", "mlp.c_fc": "linear1", "mlp.c_proj": "linear2", "ln_1": "norm1", "ln_2": "norm2"}
+
+
+def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _blocks(width: int, layers: int, heads: int) -> nn.ModuleList:
+    block = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, _quick_gelu, batch_first=True, norm_first=True)
+    return nn.ModuleList(copy.deepcopy(block) for _ in range(layers))
+
+
+class CLIP(nn.Module):
+    """Both towers with a ViT, for images of its size: QuickGELU."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    mask: torch.Tensor
+
+    def __init__(self, sizes: Sizes, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        assert isinstance(sizes.image_layers, int) and sizes.patch is not None
+        width, patches = sizes.image_width, (sizes.image_size // sizes.patch) ** 2
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.register_buffer("mask", torch.full((sizes.context, sizes.context), -torch.inf).triu(1))
+        self.conv1 = nn.Conv2d(3, width, sizes.patch, sizes.patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.image_positions = nn.Parameter(torch.empty(patches + 1, width))
+        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.image_blocks = _blocks(width, sizes.image_layers, sizes.image_heads)
+        self.proj = nn.Parameter(torch.empty(width, sizes.embed_dim))
+
+        self.token_embedding = nn.Embedding(sizes.vocabulary, sizes.text_width)
+        self.text_positions = nn.Parameter(torch.empty(sizes.context, sizes.text_width))
+        self.text_blocks = _blocks(sizes.text_width, sizes.text_layers, sizes.text_heads)
+        self.ln_final = nn.LayerNorm(sizes.text_width)
+        self.text_projection = nn.Parameter(torch.empty(sizes.text_width, sizes.embed_dim))
+
+    def encode_image(self, x: torch.Tensor) -> torch.Tensor:
+        """Return unit features [B, E] of images [B, 3, n, n] in [0, 1]."""
+        x = self.conv1((x - self.mean) / self.std).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1) + self.image_positions
+        x = self.ln_pre(x)
+        for block in self.image_blocks:
+            x = block(x)
+        return F.normalize(self.ln_post(x[:, 0]) @ self.proj, dim=-1)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return unit features [K, E] of ids [K, T], the largest of a row being its end."""
+        x = self.token_embedding(tokens) + self.text_positions
+        for block in self.text_blocks:
+            x = block(x, src_mask=self.mask)
+        x = self.ln_final(x)[torch.arange(len(tokens)), tokens.argmax(1)]
+        return F.normalize(x @ self.text_projection, dim=-1)
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the cosines [B, K], which are the logits of the public code."""
+        return self.encode_image(x) @ self.encode_text(tokens).T
+
+
+def port(params: Mapping[str, Any], sizes: Sizes, mean: tuple[float, ...], std: tuple[float, ...]) -> CLIP:
+    """Return the same CLIP in PyTorch; its text tower has no gradients."""
+    arrays = to_foreign(params)
+    whole = {
+        "conv1.weight": "visual.conv1.weight",
+        "class_embedding": "visual.class_embedding",
+        "image_positions": "visual.positional_embedding",
+        "proj": "visual.proj",
+        "text_positions": "positional_embedding",
+    }
+
+    def source(name: str) -> str:
+        if name in whole:
+            return whole[name]
+        if name.startswith(("ln_pre", "ln_post")):
+            return f"visual.{name}"
+        for theirs, ours in _RENAMED.items():
+            name = name.replace(f".{ours}.", f".{theirs}.")
+        name = name.replace("image_blocks", "visual.transformer.resblocks")
+        return name.replace("text_blocks", "transformer.resblocks")
+
+    model = CLIP(sizes, mean, std)
+    buffers = dict(model.named_buffers())
+    state = {
+        name: buffers[name] if name in buffers else torch.tensor(np.asarray(arrays[source(name)]))
+        for name in model.state_dict()
+    }
+    model.load_state_dict(state)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(("text_", "token_", "ln_final")))
+    return model
+
+
+def make_step(
+    model: CLIP, images: np.ndarray, labels: np.ndarray, tokens: np.ndarray, dtype: str, device: str
+) -> Callable[[], float]:
+    """Return what takes the next step and waits for it; images are float32[B, n, n, 3] in [0, 1]."""
+    model.to(device)
+    original = copy.deepcopy(model).requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, 5e-5, momentum=0.9)
+    x = torch.tensor(images.transpose(0, 3, 1, 2).copy(), device=device)
+    y = torch.tensor(labels.astype(np.int64), device=device)
+    texts = torch.tensor(tokens.astype(np.int64), device=device)
+
+    def divergence(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return F.kl_div(F.log_softmax(logits.float(), 1), F.softmax(reference.float(), 1), reduction="sum")
+
+    def step() -> float:
+        with torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32"):
+            delta = torch.empty_like(x).uniform_(-EPS, EPS).clamp_(-x, 1 - x)
+            for _ in range(NUM_STEPS):
+                delta.requires_grad_()
+                F.cross_entropy(model(x + delta, texts).float(), y).backward()
+                assert delta.grad is not None
+                moved = (delta.detach() + STEP_SIZE * delta.grad.sign()).clamp(-EPS, EPS)
+                delta = moved.clamp(-x, 1 - x)
+            optimizer.zero_grad()
+            adv, clean = model(x + delta, texts), model(x, texts)
+            with torch.no_grad():
+                reference = original(x + delta, texts)
+            loss = F.cross_entropy(adv.float(), y) + divergence(reference, adv) + divergence(clean, adv)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())  # waits
+
+    return step
