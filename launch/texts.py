@@ -22,7 +22,7 @@ from jrobust.models.clip.tokenizer import Tokenizer
 from jrobust.models.clip.zero_shot import class_features
 from jrobust.replicated import Replicated
 from jrobust.training.method import Variables
-from jrobust.weights import clip_files, clip_layouts
+from jrobust.weights import averaging, clip_files, clip_layouts
 
 OWN_WORDS = "shapes"  # as model.vocabulary: the words of the data set `shapes`
 Prompts = Sequence[Sequence[str]]  # the texts of each class
@@ -122,11 +122,7 @@ class ZeroShotModel:
         params, state = self.subject.variables
         if "tower" in state:
             raise InputError("this model trained visual prompts: its image tower is the original, nothing is between")
-        original = self.texts.params["image"]
-        if share in (0, 1):  # to the bit
-            mixed = params if share else original
-        else:
-            mixed = jax.tree.map(lambda a, b: (1 - share) * a + share * b, original, params)
+        mixed = averaging.interpolate(self.texts.params["image"], params, share)
         return self._replaced(variables=Variables(mixed, state))
 
     def _replaced(self, **fields: Any) -> Subject:

@@ -15,6 +15,7 @@ import soup
 from safetensors.numpy import load_file
 
 from jrobust.errors import InputError
+from jrobust.replicated import Replicated
 from jrobust.training import checkpoint, run_folder
 from jrobust.training.state import TrainState
 
@@ -178,3 +179,13 @@ def test_batch_statistics_that_differ():
     ingredients.check_state("b", jax.tree.map(np.copy, stats), stats)
     with pytest.raises(InputError, match=r"b has other batch statistics \(bn1/mean\).*average networks without batch"):
         ingredients.check_state("b", {"bn1": {"mean": np.full(3, 1e-6), "var": np.ones(3)}}, stats)
+
+
+def test_texts_of_another_device_and_of_others():
+    def state(text, scale):
+        return {"text": Replicated(np.full((2, 3), text)), "logit_scale": Replicated(np.float32(scale))}
+
+    ingredients.check_state("b", state(0.5004, 4.6), state(0.5, 4.6))
+    for path, other in (("text", state(0.51, 4.6)), ("logit_scale", state(0.5, 4.6001))):
+        with pytest.raises(InputError, match=f"b has another {path} than the first model, and it is not trained"):
+            ingredients.check_state("b", other, state(0.5, 4.6))
