@@ -102,7 +102,8 @@ def begin(config: Any, workdir: pathlib.Path) -> tuple[assembly.Parts, Subject]:
         config.data.dir = DATA_DIR.value
     parts, network = untrained.build(config, workdir, WEIGHTS.value)
     untrained.record(parts.config, workdir)
-    return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value)
+    note = untrained.note(WEIGHTS.value) if WEIGHTS.value else ""
+    return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value, note)
 
 
 def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[assembly.Parts, Subject]:
@@ -113,8 +114,8 @@ def load(workdir: pathlib.Path, step: str, weights_file: str = "") -> tuple[asse
     """
     parts, shapes = assembly.reopen(workdir, DATA_DIR.value)
     if weights_file:
-        network = untrained.of_file(parts, weights_file)
-        return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value)
+        network, note = untrained.of_file(parts, weights_file), untrained.note(weights_file)
+        return parts, assembly.subject(parts, network, workdir.resolve().name, None, DTYPE.value, note)
     variables, found = checkpoint.restore_variables(workdir, step, shapes)
     network, note = parts.method.deployed(variables), assembly.oracle(parts.config, step)
     return parts, assembly.subject(parts, network, workdir.resolve().name, found, DTYPE.value, note)

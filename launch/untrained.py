@@ -13,6 +13,7 @@ import pretraining
 from jrobust.errors import InputError
 from jrobust.training import checkpoint, run_folder
 from jrobust.training.method import Variables
+from jrobust.weights import arrays
 from jrobust.weights import load as weights
 
 
@@ -67,6 +68,14 @@ def of_file(parts: assembly.Parts, path: str) -> Variables:
     else:
         deployed = jax.eval_shape(lambda key: parts.method.deployed(parts.method.init(key, {})), _key(parts.config))
     return Variables(*weights.load(path, parts.classifier, deployed.params, deployed.state))
+
+
+def note(path: str) -> str:
+    """Return what records of a file's model are to warn of: that a choice behind it has seen the test labels."""
+    metadata = arrays.metadata(path)
+    manifest = arrays.read_json(metadata["jrobust"], f"the manifest of {path}") if "jrobust" in metadata else {}
+    chosen = manifest.get("extra", {}).get("chosen", "")
+    return chosen if "an oracle" in chosen else ""
 
 
 def _key(config: Any) -> jax.Array:

@@ -84,9 +84,10 @@ def test_uniform(root, call, tmp_path):
     evaluate.flags.FLAGS.mark_as_parsed()
     _, subject = evaluate.load(root / "a", "latest", str(tmp_path / "soup.safetensors"))
     np.testing.assert_array_equal(subject.variables.params["fc"]["kernel"], found["params/fc/kernel"])
+    assert subject.note == ""
 
 
-def test_greedy_measures_and_orders(root, call, monkeypatch):
+def test_greedy_measures_and_orders(root, call, monkeypatch, tmp_path):
     """b is the better one alone, and a makes it no better."""
     table = {"a": 0.4, "b": 0.7, "mean": 0.7}
     kernels = {name: exported(root, name)["params/fc/kernel"] for name in "ab"}
@@ -100,6 +101,8 @@ def test_greedy_measures_and_orders(root, call, monkeypatch):
     rows = [(one["name"][-1], one["accuracy"], one["together"], one["taken"]) for one in record["soup"]["ingredients"]]
     assert rows == [("b", 0.7, 0.7, True), ("a", 0.4, 0.7, False)] and record["soup"]["accuracy"] == 0.7
     np.testing.assert_array_equal(found["params/fc/kernel"], kernels["b"])
+    evaluate.flags.FLAGS.mark_as_parsed()
+    assert evaluate.load(root / "a", "latest", str(tmp_path / "soup.safetensors"))[1].note == record["chosen"]
     assert "an oracle" in record["chosen"] and "warning: a greedy soup by accuracy on the test split" in text.err
     table["mean"] = 0.71
     found, record, _ = call(runs=["a", "b"], kind="greedy")
