@@ -42,37 +42,48 @@ def params():
 
 
 run = jax.jit(lambda params, rows, key: method_of().loss(params, {}, rows, key))
+slope = jax.jit(jax.grad(lambda *arguments: method_of().loss(*arguments)[0]))
 
 
 def reference(params, rows, captions, scale=SCALE):
-    """The loss with these captions, and the share of images that find their own."""
+    """The loss with these captions, the shares of images and of texts that find their own, and the loss's halves."""
     v = unit(np.asarray(rows["image"]).reshape(len(rows["image"]), -1) @ np.asarray(params["image"]["kernel"]))
     t = unit(np.asarray(params["text"]["rows"])[captions].sum(1))
     z = scale * v @ t.T
     both = [-np.diag(log_softmax(logits)).mean() for logits in (z, z.T)]
-    return sum(both) / 2, (z.argmax(1) == np.arange(len(v))).mean(), both
+    return sum(both) / 2, [(z.argmax(axis) == np.arange(len(v))).mean() for axis in (1, 0)], both
 
 
 def test_the_loss_in_closed_form():
-    rows = batch()
+    rows = batch(seed=1)
     loss, (state, metrics) = run(params(), rows, KEY)
-    expected, matched, both = reference(params(), rows, rows["tokens"][:, 0])
-    assert abs(both[0] - both[1]) > 1e-2  # both directions count
+    expected, (matched, found), both = reference(params(), rows, rows["tokens"][:, 0])
+    assert abs(both[0] - both[1]) > 1e-2 and 0 < matched != found  # the two directions are not the same
     assert float(loss) == pytest.approx(expected, rel=1e-12)
-    assert state == {} and 0 < matched < 1
+    assert state == {}
     assert jax.tree.map(float, metrics) == pytest.approx({"matched": matched, "logit_scale": SCALE})
+
+
+def test_gradients_reach_both_towers_from_both_directions():
+    rows = batch()
+    gradient = jax.tree.leaves(slope(params(), {}, rows, KEY))
+    leaves, structure = jax.tree.flatten(params())
+    rng = np.random.default_rng(0)
+    for i, leaf in enumerate(leaves):
+        direction = rng.normal(size=leaf.shape)
+        moved = [structure.unflatten([*leaves[:i], leaf + t * direction, *leaves[i + 1 :]]) for t in (1e-6, -1e-6)]
+        ahead, behind = (reference(p, rows, rows["tokens"][:, 0], np.exp(p["logit_scale"]))[0] for p in moved)
+        assert np.vdot(gradient[i], direction) == pytest.approx((ahead - behind) / 2e-6, rel=1e-6)
 
 
 def test_the_scale_stops_at_100():
     rows = batch()
-    gradient = jax.jit(jax.grad(lambda *arguments: method_of().loss(*arguments)[0]))
     for scale, used in ((20.0, 20.0), (99.0, 99.0), (101.0, 100.0), (1e4, 100.0)):
         scaled = params() | {"logit_scale": jnp.log(scale)}
         loss, (_, metrics) = run(scaled, rows, KEY)
         assert float(loss) == pytest.approx(reference(params(), rows, rows["tokens"][:, 0], used)[0], rel=1e-10)
         assert float(metrics["logit_scale"]) == pytest.approx(used)
-        slope = float(gradient(scaled, {}, rows, KEY)["logit_scale"])
-        assert (slope == 0) == (scale > 100)
+        assert (float(slope(scaled, {}, rows, KEY)["logit_scale"]) == 0) == (scale > 100)
 
 
 def test_each_step_draws_one_caption_an_image_by_its_index():
