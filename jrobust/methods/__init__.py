@@ -47,10 +47,11 @@ METHODS: dict[str, type[NetworkMethod]] = {
 _RADII = ("eps", "step_size")
 _PARTS = ("classifier", "base", "num_examples", "class_tokens")  # fields that no config sets
 _NOT_NEGATIVE = (
-    *("num_steps", "step_ratio", "alpha"),
+    *("num_steps", "step_ratio", "alpha", "rate", "threshold"),
     *("debiased_weight", "adv_weight", "general_weight", "clean_weight", "feature_weight", "logit_weight"),
 )
-_AT_MOST_1 = ("q", "alpha", "rate")
+_AT_MOST_1 = ("q", "alpha", "rate", "threshold")
+_POSITIVE = ("temperature", "groups")
 # Methods that train nothing but a CLIP, by its head, and others that can: the rest needs ReLUs or makes two networks.
 _OF_CLIP: dict[str, type[TowerClassifier]] = {
     "pmg_aft": ZeroShot,
@@ -157,6 +158,8 @@ def _numbers(method: type[NetworkMethod], title: str, path: str, values: dict[st
             raise InputError(f"{path}.{key} is {values[key]}: expected a number of at least 0")
         if key in _AT_MOST_1 and not values[key] <= 1:
             raise InputError(f"{path}.{key} is {values[key]}: expected a number of at most 1")
+        if key in _POSITIVE and not values[key] > 0:
+            raise InputError(f"{path}.{key} is {values[key]}: expected a number above 0")
         if key == "q" and not values[key] > 0:  # the biased network would not learn
             raise InputError(f"{path}.q is {values[key]}: expected a number above 0 and at most 1")
         choices = _choices(method, key)

@@ -43,6 +43,9 @@ class MaskedImages(NetworkMethod):
       logit_weight: gamma; 0 for no teacher of logits.
       temperature: tau.
       groups: the batch is refilled within so many equal parts, as within each of the four devices of the released code.
+
+    Raises:
+      InputError: patches are to be masked and the tower is a ResNet, which has none.
     """
 
     classifier: LinearHead
@@ -55,6 +58,10 @@ class MaskedImages(NetworkMethod):
     logit_weight: float = 0.0
     temperature: float = 10.0
     groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.feature_weight and self.masking != "none":
+            self.classifier.clip.patches()
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return fresh variables; the frozen tower is the one that training begins with."""
