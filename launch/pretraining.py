@@ -30,7 +30,7 @@ WEIGHTS, RECORD = "clip.safetensors", "pretrained.json"
 FORMAT = 1
 NEEDED, OTHERS = ("data", "train", "optimizer"), ("seed", "model", "method", "checkpoint", "evaluation")
 # Of the run's model, what a CLIP that is trained from nothing has no use for.
-_OF_THE_RUN = ("weights", "prompts")
+_OF_THE_RUN = ("weights", "teacher", "prompts", "head")
 
 
 def stage(config: Any) -> Any:

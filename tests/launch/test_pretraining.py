@@ -180,6 +180,9 @@ def test_what_decides_the_weights_is_in_the_name_of_the_folder(read, tmp_path):
     for seed in (0, 7):
         fixed.seed = seed
         assert pretraining.folder(fixed, saved).name == own
+    with fixed.unlocked():
+        fixed.model.update({"head": "linear", "teacher": "FILE"})
+    assert pretraining.folder(fixed, saved).name == own  # of the run alone
 
 
 def test_damage_is_one_line(read, copy, monkeypatch):
