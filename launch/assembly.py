@@ -160,8 +160,14 @@ def subject(
         return found
     if classifier.clip.sizes.patch is not None:
         found = dataclasses.replace(found, relevance=PatchRelevance(classifier).maps)
-    assert parts.texts is not None
-    return dataclasses.replace(found, zero_shot=texts.ZeroShotModel(found, parts.texts))
+    words = parts.texts
+    assert words is not None
+
+    def original() -> Any:
+        features = words.features(words.prompts(parts.train))
+        return classifier.pretrained(deployed.params, words.params, features)[0]
+
+    return dataclasses.replace(found, zero_shot=texts.ZeroShotModel(found, words, functools.cache(original)))
 
 
 def sets(parts: Parts) -> Callable[[str], tuple[data.Source, texts.Prompts]]:

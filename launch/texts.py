@@ -105,16 +105,23 @@ class ZeroShotModel:
 
     subject: Subject
     texts: Texts
+    original: Callable[[], Any]  # the parameters before fine-tuning
 
     def for_classes(self, prompts: Prompts) -> Subject:
-        """Return the same model for other classes, one list of texts each, named by their first texts."""
+        """Return the same model for other classes, one list of texts each, named by their first texts.
+
+        Raises:
+          InputError: it has a linear head, whose classes are its own.
+        """
         params, state = self.subject.variables
+        if "text" not in state:
+            raise InputError("this model has a linear head, whose classes are its own: expected model.head 'text'")
         state = state | {"text": Replicated(self.texts.features(prompts))}
         names = tuple(texts[0] for texts in prompts)
         return self._replaced(class_names=names, variables=Variables(params, state))
 
     def interpolated(self, share: float) -> Subject:
-        """Return (1 - share) original + share fine-tuned, over all parameters of the image tower.
+        """Return (1 - share) original + share fine-tuned, over all that was trained: the tower, and a linear head.
 
         Raises:
           InputError: visual prompts were trained, and the tower is the original.
@@ -122,9 +129,9 @@ class ZeroShotModel:
         params, state = self.subject.variables
         if "tower" in state:
             raise InputError("this model trained visual prompts: its image tower is the original, nothing is between")
-        mixed = averaging.interpolate(self.texts.params["image"], params, share)
+        mixed = averaging.interpolate(self.original(), params, share)
         return self._replaced(variables=Variables(mixed, state))
 
     def _replaced(self, **fields: Any) -> Subject:
         subject = dataclasses.replace(self.subject, **fields)
-        return dataclasses.replace(subject, zero_shot=ZeroShotModel(subject, self.texts))
+        return dataclasses.replace(subject, zero_shot=dataclasses.replace(self, subject=subject))

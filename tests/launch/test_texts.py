@@ -16,7 +16,7 @@ def model(state):
     original = {"proj": {"kernel": jnp.float32([1e8, 4])}}
     tuned = {"proj": {"kernel": jnp.float32([3, 8])}}
     subject = Subject("tuned", ["cat"], len, Variables(tuned, state))
-    return ZeroShotModel(subject, types.SimpleNamespace(params={"image": original}))
+    return ZeroShotModel(subject, types.SimpleNamespace(), lambda: original)
 
 
 @pytest.mark.parametrize(("share", "kernel"), [(0.0, [1e8, 4]), (0.25, [75_000_000.75, 5]), (1.0, [3, 8])])
@@ -30,3 +30,8 @@ def test_shares_of_the_fine_tuned_tower(share, kernel):
 def test_nothing_is_between_visual_prompts():
     with pytest.raises(InputError, match="trained visual prompts"):
         model({"tower": {}}).interpolated(0.5)
+
+
+def test_a_linear_head_has_its_own_classes():
+    with pytest.raises(InputError, match="linear head"):
+        model({}).for_classes([["a dog"]])
