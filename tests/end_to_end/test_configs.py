@@ -5,10 +5,12 @@ unrolled attacks are short, and ART, whose step is the largest program, trains o
 four differ from CIFAR-10 in data and numbers, which tests/configs checks, and CUB-200 in the mean over channels, which
 tests/methods does; PGD and natural training reach them all the same. Of FSR every method has
 its turn, with the module and without, and the digits every suite. Of BiasAdv every base method has its turn, and two
-carry it. Of PMG-AFT, whose CLIP of one layer and whose vocabulary are written here, all of the loss and the prompts.
+carry it. Of PMG-AFT, whose CLIP of one layer and whose vocabulary are written here, all of the loss and the prompts. Of
+masked images, on one image in all of ImageNet's classes, the masked step, and on the shapes the plain one.
 """
 
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -25,6 +27,7 @@ from safetensors.numpy import load_file
 
 from configs import pmgaft
 from jrobust.data.bar import ACTIONS
+from jrobust.data.imagenet_names import wnids
 from jrobust.evaluation import Record
 from jrobust.models.clip import CLIP
 from jrobust.models.clip.architectures import Sizes
@@ -146,6 +149,22 @@ CASES |= {
         SPELT | {"method.num_steps": 1, "evaluation.zero_shot.num_steps": 1, "evaluation.zero_shot.attacks": ("pgd",)},
         data="cifar100",
     ),
+    "masked_images_shapes": Case(
+        "method=ft",
+        "standard",
+        ("accuracy", "bias", "masking"),
+        8,
+        SMALL_CLIP | FIRST | {"data.options.size": 64},
+        data="shapes",
+    ),
+    "masked_images_imagenet": Case(
+        "method=masked,refilling=multi",
+        "masked_images",
+        ("natural_shift",),
+        1000,
+        SPELT | {"model.template": "a {}.", "method.groups": 1},
+        data="imagenet",
+    ),
 }
 # The words of the docstrings' commands, by paper or config. Without words the coloured digits are a study.
 DOCUMENTED = {
@@ -157,6 +176,8 @@ DOCUMENTED = {
     "clip": "",
     "pmg": ":method=pmg_aft",
     "pmg_aft_shapes": "",
+    "masked": ":method=masked",
+    "masked_images_shapes": "",
 }
 
 
@@ -180,6 +201,7 @@ def data_dir(tmp_path_factory):
         np.savez(layouts.root / f"{name}.npz", **arrays)
     layouts.write_text("cifar-100-binary/fine_label_names.txt", *(f"{k}th" for k in range(100)))
     write_biased(layouts)
+    write_imagenet(layouts)
     write_clip(layouts)
     return layouts.root
 
@@ -205,6 +227,15 @@ def write_biased(layouts):
                 groups[image] = f"{pet}({places[i < conflicting]})"
                 layouts.write_image(f"MetaShift-subpopulation-shift/{split}/{pet}/{image}.jpg")
     (layouts.root / "MetaShift-subpopulation-shift" / "groups.json").write_text(json.dumps(groups))
+
+
+def write_imagenet(layouts):
+    """Write one image, which is in every class of both splits."""
+    layouts.write_image("image.png", 16, 24)
+    for split, wnid in itertools.product(("train", "val"), wnids()):
+        folder = layouts.root / "imagenet" / split / wnid
+        folder.mkdir(parents=True)
+        (folder / "image.png").hardlink_to(layouts.root / "image.png")
 
 
 def write_clip(layouts):
