@@ -235,16 +235,19 @@ def how_on_sets(record: Row, title: str) -> str:
     rows = [row[0] for row in record["tables"]["zero_shot"]["rows"]]
     own = [name.removeprefix("average.") for name in record["metrics"] if name.startswith("average.")]
     protocol = record.get("protocols", {}).get(f"average.{own[rows.index(title)]}", "") if title in rows else ""
-    return f"{protocol.partition('; mean over')[0]}; {record['settings'].get('sample')} sets"
+    return f"{protocol.partition('; mean over')[0]}; {_sample(record)}"
 
 
 def _means(records: dict[str, Row]) -> str:
     record = records.get("zero_shot", {})
     source = record.get("settings", {}).get("source")
     without = f"; zero-shot Avg: without {source}, which was trained on" if source else ""
-    return (
-        f"{record.get('threat')}; {record.get('settings', {}).get('sample')} sets. Avg: their unweighted mean{without}."
-    )
+    return f"{record.get('threat')}; {_sample(record)}. Avg: unweighted mean of the sets{without}."
+
+
+def _sample(record: Row) -> str:
+    """Return which images of the sets were taken: a limit on their number is told by what there is."""
+    return f"sample {record.get('settings', {}).get('sample')}, {count(record.get('examples') or 0)} images in all"
 
 
 def _crafted(record: Row) -> str:

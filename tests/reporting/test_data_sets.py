@@ -44,9 +44,9 @@ def test_a_page_has_the_table_the_curve_and_the_trade_off(runs):
         ["clean", "100.00", "80.00", "90.00", "100.00"],
         ["PGD-10", "75.00", "80.00", "77.50", "75.00"],
     ]
-    assert (
-        whole.note
-        == "Linf 0.04; full sets. Avg: their unweighted mean; zero-shot Avg: without dtd, which was trained on."
+    assert whole.note == (
+        "Linf 0.04; sample full, 9 images in all. Avg: unweighted mean of the sets; zero-shot Avg: without dtd, which "
+        "was trained on."
     )
     assert sets.rows[0][:6] == ["C10", "cifar10 test", "4", "2", "2", "2 x 2"]
     assert between.rows[-1] == ["1", "90.00", "100.00", "77.50", "75.00"]
@@ -69,7 +69,9 @@ def test_runs_stand_under_each_other_in_the_columns_of_the_paper(runs, tmp_path,
         ["tuned", "100.00", "80.00", "90.00", "100.00"],
     ]
     assert pgd.rows[1] == ["tuned", "75.00", "80.00", "77.50", "75.00"]
-    assert pgd.title.startswith("PGD-10") and pgd.note.endswith("full sets. zero-shot Avg: without dtd.")
+    assert pgd.title.startswith("PGD-10") and pgd.note.endswith(
+        "sample full, 9 images in all. zero-shot Avg: without dtd."
+    )
     assert "Linf 0.04, step 0.02, random start" in pgd.note and "mean over" not in pgd.note
     output = tmp_path / "table.html"
     compare.main([*map(str, runs), f"--output={output}"])
