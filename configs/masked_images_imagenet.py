@@ -38,6 +38,7 @@ split and a choice by test images would be an oracle.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
@@ -92,8 +93,9 @@ def arguments(text: str | None) -> dict[str, Any]:
     """
     defaults = {"method": "masked", "vit": "b32", "schedule": "appendix", "study": "", **OF_MASKS}
     args = common.arguments(text, **defaults, runlocal=False)
-    allowed = {"method": METHODS, "vit": ARCHITECTURES, "schedule": SCHEDULES, "study": ("", *STUDIES)}
-    for name, words in (allowed | {"masking": MASKINGS, "refilling": REFILLINGS}).items():
+    allowed: dict[str, Iterable[str]] = {"method": METHODS, "vit": ARCHITECTURES, "schedule": SCHEDULES}
+    allowed |= {"study": ("", *STUDIES), "masking": MASKINGS, "refilling": REFILLINGS}
+    for name, words in allowed.items():
         if args[name] not in words:
             raise unknown(name, args[name], [word for word in words if word])
     for name, default in OF_MASKS.items():

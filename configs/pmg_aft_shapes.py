@@ -1,13 +1,35 @@
 """PMG-AFT on the `shapes` world: a small CLIP is trained, fine-tuned by three methods, and tried on tasks it never saw.
 
-    python launch/run.py --config=configs/pmg_aft_shapes.py [--workdir=RUN]
+    python launch/run.py --config=configs/pmg_aft_shapes.py
 
 One CLIP is trained (configs/clip_shapes.py) in a folder beside the runs. Three methods fine-tune its image tower to
 tell 64 pairs of a color and a background, each with three seeds, and suite `zero_shot` asks for colors, textures,
-backgrounds and other pairs, clean and under PGD-10. `method=ft|tecoa|pmg_aft` behind the colon is one run; the model
-before fine-tuning is evaluated by
+backgrounds and two other pairs (`zero_shot_average`), clean and under PGD-10. `method=ft|tecoa|pmg_aft` behind the
+colon is one run; `runlocal` is for tests. The CLIP before fine-tuning:
 
-    python launch/evaluate.py --config=configs/pmg_aft_shapes.py:method=pmg_aft --suite=zero_shot
+    python launch/evaluate.py --config=configs/pmg_aft_shapes.py:method=pmg_aft --suite=zero_shot \
+        --workdir=runs/pmg_aft_shapes-study/clip
+
+No published numbers: this is a demonstration that runs on a laptop. Eleven minutes on two CPU cores with jax 0.10.2,
+the CLIP three of them. Accuracy (%), mean +- standard deviation (ddof = 0) over seeds 0, 1, 2 of fine-tuning:
+
+                     zero-shot clean   zero-shot PGD-10   trained-on clean   trained-on PGD-10
+    CLIP                  72.03              21.88              99.22              32.81
+    method=ft         69.74 +- 0.07      22.06 +- 0.07      99.22 +- 0.00      36.33 +- 0.84
+    method=tecoa      69.84 +- 0.33      30.96 +- 0.43      98.05 +- 0.00      56.25 +- 0.84
+    method=pmg_aft    66.61 +- 0.30      33.88 +- 0.13      97.40 +- 0.18      59.64 +- 1.29
+
+Under attack PMG-AFT is above FT-TeCoA with every seed, as in the paper. Clean it is below, other than there. The two
+terms do what they do in the paper's Table 4, seed 0, zero-shot clean and PGD-10: TeCoA (0, 0) 69.61, 31.56; with the
+generalisation branch alone (1, 0) 71.64, 28.83; with both (1, 1) 67.03, 34.06; (2, 1) 68.75, 32.03; (4, 1) 70.16,
+29.61. What differs is the start: so short a fine-tuning of TeCoA costs this CLIP two points of clean accuracy and not
+thirteen, and leaves little to be kept.
+
+    python launch/study.py --config=configs/pmg_aft_shapes.py --rows="method=pmg_aft" --seeds=0 \
+        --sweep=method.general_weight=2,4 --sweep=method.clean_weight=0
+
+The radius, the rates and the lengths were chosen by looking at seed 0 with CLIPs of other sizes; alpha, beta and two
+steps are the paper's.@@FRESH@@
 """
 
 from configs import clip_shapes, common
@@ -32,7 +54,7 @@ METHODS = {
     },
 }
 SOURCE = "shapes:color_background"
-# Not with shapes, which so small a tower hardly tells apart.
+# Not with shapes, which so small a tower hardly tells apart: see configs/clip_shapes.py.
 HELD_OUT = ("color", "texture", "background", "color_texture", "texture_background")
 
 
@@ -47,7 +69,7 @@ def get_config(argument: str = ""):
     config.model = clip_shapes.model()
     config.method = dict(common.choose("method", args["method"] or "pmg_aft", METHODS))
     config.train.batch_size = 64
-    config.train.epochs = 8.0
+    config.train.epochs = 5.0
     config.train.evaluate_every_epochs = 0.0
     config.train.log_every_steps = 16
     config.checkpoint.every_epochs = 4.0
@@ -60,7 +82,7 @@ def get_config(argument: str = ""):
         "step_size": "2/255",
         "num_steps": 10,
         "attacks": ("pgd",),
-        "examples": 512,
+        "examples": 256,
     }
     if not args["method"]:
         config.study = {
