@@ -5,9 +5,10 @@
 
 Takes the model from RUN's newest checkpoint (--step=best, or --step=2000) or from --weights=FILE (.safetensors or
 .pth), and the test split from where RUN's config says (--data.dir=DATA if it has moved). The suites are accuracy,
-robustness, bias, autoattack (goes on where it was if it is killed), sanity, attribution, transfer (with
---against=RUN,RUN) and localization. Their settings are those of config.evaluation; --suite.FIELD=VALUE changes one in
-every named suite that has it. Computes in float32 unless --dtype says otherwise.
+robustness, bias, autoattack, sanity, attribution, transfer (with --against=RUN,RUN), localization, masking, zero_shot
+and interpolation, which need a CLIP, and natural_shift. Those that take hours, autoattack, zero_shot and interpolation,
+go on where they were if they are killed. Their settings are those of config.evaluation; --suite.FIELD=VALUE changes one
+in every named suite that has it. Computes in float32 unless --dtype says otherwise.
 
 With --config, the model is that with which training would begin: the weights of a file, such as a published CLIP's, or
 those of the config's section `pretrain`. --weights=FILE then replaces the network: of a CLIP the image tower, and the
