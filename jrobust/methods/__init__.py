@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from jrobust import units
 from jrobust.errors import InputError, unknown
@@ -124,17 +124,15 @@ def _bias_adversarial(base: NetworkMethod, name: str, values: dict[str, Any]) ->
     """Return BiasAdv on top of a method."""
     if not isinstance(base, Debiasing):
         raise InputError(f"method {name!r} does not carry method.biasadv: expected erm, jtt or lff")
-    assert isinstance(base.classifier, Classifier)  # as _check_network says
     numbers = _numbers(BiasAdv, "method.biasadv", "method.biasadv", values)
-    return BiasAdv(base.classifier, base, **numbers)
+    return BiasAdv(cast(Classifier, base.classifier), base, **numbers)
 
 
 def _separated(base: NetworkMethod, name: str, values: dict[str, Any]) -> FSR:
     """Return FSR on top of a method."""
     if not isinstance(base, AdversarialMethod):
         raise InputError(f"method {name!r} does not carry method.fsr: expected adversarial, trades or mart")
-    assert isinstance(base.classifier, Classifier)
-    method = FSR(base.classifier, base, **_numbers(FSR, "method.fsr", "method.fsr", values))
+    method = FSR(cast(Classifier, base.classifier), base, **_numbers(FSR, "method.fsr", "method.fsr", values))
     if not base.forwards_clean and (method.auxiliary_on != "adv" or method.auxiliary_kl):
         raise InputError(
             f"method {name!r} never forwards clean images: set method.fsr.auxiliary_on to adv and auxiliary_kl to False"
