@@ -156,7 +156,7 @@ def pair(name, width, dtype):
     settings = Separation((MODULE[name].removeprefix("fsr_"),), hidden)
     module = {
         "resnet18": lambda: ResNet(CLASSES, (2, 2, 2, 2), width, stem="cifar", dtype=dtype, fsr=settings),
-        "vgg16": lambda: VGG(CLASSES, width, dtype, fsr=settings),
+        "vgg16": lambda: VGG(CLASSES, width, dtype=dtype, fsr=settings),
         "wrn": lambda: WideResNet(CLASSES, depth=10, width=width // 16, dtype=dtype, fsr=settings),
     }[name]()
     ours = Classifier(module, (0.0,) * 3, (1.0,) * 3, CLASSES, (32, 32, 3))
