@@ -44,11 +44,10 @@ EPS = "8/255"  # where the small CLIP gives way as the large one does at 1/255
 ATTACK = {"eps": EPS, "step_size": "4/255", "num_steps": 2}
 METHODS = {
     "ft": {"name": "standard"},
-    "tecoa": {"name": "adversarial", **ATTACK, "batch_norm": "eval"},
+    "tecoa": {"name": "adversarial", **ATTACK},
     "pmg_aft": {
         "name": "pmg_aft",
         **ATTACK,
-        "batch_norm": "eval",
         "general_weight": 1.0,
         "clean_weight": 1.0,
         "distance": "kl",

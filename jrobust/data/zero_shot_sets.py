@@ -11,7 +11,6 @@ import numpy as np
 
 from jrobust.data import shapes
 from jrobust.data.registry import load
-from jrobust.data.repeated import repeated
 from jrobust.data.source import Source
 from jrobust.errors import InputError, unknown
 
@@ -101,19 +100,10 @@ def load_set(name: str, dir: str | pathlib.Path = "", **options: Any) -> Source:
     return load(entry.name, entry.split, dir, image_size=entry.image_size, **{**options, **entry.options})
 
 
-def strided(source: Source, batch: int = BATCH, every: int = EVERY) -> Source:
-    """Return the sample of PMG-AFT's tables: every `every`-th run of `batch` images, see `strided_rows`.
+def strided_rows(count: int, batch: int = BATCH, every: int = EVERY) -> np.ndarray:
+    """Return the sample of PMG-AFT's tables: the positions i below `count` with floor(i / batch) mod every = 0.
 
     Where images are ordered by class, as in folders, it has few classes.
-
-    Raises:
-      InputError: `batch` or `every` is below 1.
-    """
-    return repeated(source, strided_rows(len(source), batch, every))
-
-
-def strided_rows(count: int, batch: int = BATCH, every: int = EVERY) -> np.ndarray:
-    """Return the positions i below `count` with floor(i / batch) mod every = 0.
 
     >>> strided_rows(10, batch=2, every=3)
     array([0, 1, 6, 7])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jrobust import units
-from jrobust.data.zero_shot_sets import BATCH, EVERY, PAPER, SETS
+from jrobust.data.zero_shot_sets import EVERY, PAPER, SETS, strided_rows
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation.batches import choose
 from jrobust.evaluation.estimates import Estimate, mean_of_groups
@@ -207,9 +207,7 @@ def described(parts: Sequence[ClassSet], sample: str) -> str:
 
 
 def _taken(name: str, source: Any, prompts: Prompts | None, sample: str, examples: int) -> ClassSet:
-    positions = np.arange(len(source), dtype=np.int64)
-    if sample != "full":
-        positions = positions[positions // BATCH % EVERY == 0]
+    positions = np.arange(len(source)) if sample == "full" else strided_rows(len(source))
     if not len(positions):
         choose(source, 0)  # raises
     return ClassSet(name, source, prompts, positions[choose(positions, examples)])

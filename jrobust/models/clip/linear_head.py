@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrobust.models.clip.similarity import INITIAL_LOGIT_SCALE, unit
+from jrobust.models.clip.similarity import unit
 from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.replicated import Replicated
 
@@ -58,6 +58,5 @@ class LinearHead(TowerClassifier):
 def _init(model: LinearHead, key: jax.Array) -> tuple[Any, Any]:
     tower_key, head_key = jax.random.split(key)
     whole = model.clip.init(tower_key)
-    whole["logit_scale"] = jnp.full_like(whole["logit_scale"], INITIAL_LOGIT_SCALE)
     text = unit(jax.random.normal(head_key, (model.num_classes, model.clip.sizes.embed_dim)))
     return model.pretrained(None, whole, text)

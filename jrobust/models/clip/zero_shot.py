@@ -17,7 +17,7 @@ from jrobust.errors import InputError, unknown
 from jrobust.models.clip.architectures import Sizes
 from jrobust.models.clip.clip import CLIP
 from jrobust.models.clip.prompts import Prompts, border
-from jrobust.models.clip.similarity import INITIAL_LOGIT_SCALE, similarity, unit
+from jrobust.models.clip.similarity import similarity, unit
 from jrobust.models.clip.tower_classifier import TowerClassifier
 from jrobust.replicated import Replicated
 
@@ -124,7 +124,6 @@ class ZeroShot(TowerClassifier):
 def _init(model: ZeroShot, key: jax.Array) -> tuple[Any, Any]:
     tower_key, text_key, prompt_key = jax.random.split(key, 3)
     whole = model.clip.init(tower_key)  # the text tower is not computed: nothing depends on it
-    whole["logit_scale"] = jnp.full_like(whole["logit_scale"], INITIAL_LOGIT_SCALE)
     text = unit(jax.random.normal(text_key, (model.num_classes, model.clip.sizes.embed_dim)))
     prompts = None if model.prompts is None else model.prompts.init(prompt_key, model.clip.sizes)
     return model.pretrained(prompts, whole, text)
