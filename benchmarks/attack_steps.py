@@ -45,7 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from benchmarks import measure, options
+from benchmarks import measure, options, tables
 from jrobust import units
 from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.errors import InputError, unknown
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for variant in variants:
         if variant not in AGAINST:
             raise unknown("--against", variant, AGAINST)
-    console = measure.console()
+    console = tables.console()
     if variants and (obstacle := _obstacle(chosen.model)):
         console.print(f"no comparison with PyTorch: {obstacle}", soft_wrap=True, highlight=False)
         variants = ()
@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     rows = [row for dtype in chosen.dtype for row in rows_of(chosen, dtype, variants, console)]
     rows = [row | {"load_before": load_before, "load_after": measure.load_average()} for row in rows]
     title = f"PGD-{chosen.steps} at eps {chosen.eps}"
-    measure.report(rows, title, console, [note for row in rows if (note := _note(row))])
-    console.print(f"wrote {measure.write(rows, 'attack_steps', chosen.output)}", soft_wrap=True, highlight=False)
+    tables.report(rows, title, console, [note for row in rows if (note := _note(row))])
+    console.print(f"wrote {measure.write(rows, 'attack_steps', chosen.output, title)}", soft_wrap=True, highlight=False)
     return rows
 
 

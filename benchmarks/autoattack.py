@@ -40,28 +40,14 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import measure, options
+from benchmarks import measure, options, tables
 from benchmarks.attack_steps import half_broken, make_case, ours
 from jrobust import units
 from jrobust.attacks import autoattack, linf
 from jrobust.attacks.versions import Budget, title
 from jrobust.errors import InputError
 from jrobust.models.classifier import Classifier
-
-COLUMNS = (
-    ("contender", "name", "{}"),
-    ("part", "part", "{}"),
-    ("attacked", "attacked", "{:,}"),
-    ("broken", "broken", "{:,}"),
-    ("s (median)", "seconds_median", "{:.4g}"),
-    ("quartiles", "seconds_quartiles", "{:.4g}"),
-    ("s / 1,000", "seconds_per_1000", "{:.4g}"),
-    ("forward", "forward", "{:,.0f}"),
-    ("backward", "backward", "{:,.0f}"),
-    ("slots used %", "slots_used", "{:.0f}"),
-)
 
 
 class Case(NamedTuple):
@@ -121,15 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     short = {"apgd_steps": 20, "fab_steps": 20, "square_queries": 200} if chosen.local else {}
     given = {name: getattr(chosen, name) for name in vars(Budget()) if getattr(chosen, name, 0)}
     budget = Budget(**short | given)
-    console, load_before = measure.console(), measure.load_average()
+    console, load_before = tables.console(), measure.load_average()
     rows = []
     with jax.default_matmul_precision("highest"):
         for dtype in chosen.dtype:
             rows += rows_of(chosen, dtype, budget, console)
     extra = {"load_before": load_before, "load_after": measure.load_average()}
     rows = [row | extra | measure.machine() for row in rows]
-    report(rows, chosen, budget, console)
-    console.print(f"wrote {measure.write(rows, 'autoattack', chosen.output)}", soft_wrap=True, highlight=False)
+    heading = report(rows, chosen, budget, console)
+    console.print(f"wrote {measure.write(rows, 'autoattack', chosen.output, heading)}", soft_wrap=True, highlight=False)
     return rows
 
 
@@ -323,17 +309,9 @@ def torch_obstacle(case: Case) -> str | None:
     return None
 
 
-def report(rows: Sequence[dict[str, Any]], chosen: Any, budget: Budget, console: Console) -> None:
-    """Print the table, and below it agreement, ratios and where this was measured."""
-    table = Table(title=f"{title('standard', budget)}, {rows[0]['images']} images, batch {chosen.batch}")
-    for heading, _, _ in COLUMNS:
-        table.add_column(heading, justify="left" if heading in ("contender", "part") else "right", no_wrap=True)
-    for row in rows:
-        shown = row | {"slots_used": None if row.get("slots_used") is None else 100 * row["slots_used"]}
-        table.add_row(
-            *(measure.cell(shown.get(key), form) for _, key, form in COLUMNS), end_section=row["part"] == "all"
-        )
-    console.print(table)
+def report(rows: Sequence[dict[str, Any]], chosen: Any, budget: Budget, console: Console) -> str:
+    """Print the table, and below it where this was measured, agreement and ratios; return the title."""
+    notes = []
     for row in (row for row in rows if row["part"] == "all"):
         text = f"{row['dtype']} {row['name']}: robust accuracy {row['robust_accuracy']:.2%}"
         if row["name"] != "jrobust":
@@ -341,17 +319,10 @@ def report(rows: Sequence[dict[str, Any]], chosen: Any, budget: Budget, console:
             text += f", agrees on {row['agreement_with_jrobust']:.2%} of the images"
             if not measure.is_busy(row):
                 text += f"; jrobust is {middle:.2f} times as fast (quartiles {low:.2f} .. {high:.2f})"
-        console.print(text, highlight=False, soft_wrap=True)
-    first = rows[0]
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items() if version)
-    console.print(
-        f"{first['devices']} x {first['device']}, {first['cpu_cores']} CPU cores; {versions}; commit"
-        f" {first['commit'] or 'unknown'}; load before {first['load_before']:.2f}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if measure.is_busy(first):
-        console.print("THE MACHINE WAS BUSY before this began: these numbers say that it runs, not how fast")
+        notes.append(text)
+    heading = f"{title('standard', budget)}, {rows[0]['images']} images, batch {chosen.batch}"
+    tables.report(rows, heading, console, notes)
+    return heading
 
 
 if __name__ == "__main__":

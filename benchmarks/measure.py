@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, FLOPs, the device's measured matrix rate, one table and one JSON line a row.
+"""What the benchmarks share: timing, FLOPs, the device's measured matrix rate, one JSON line a row.
 
 * A program is compiled ahead of time (its seconds are a column of their own), run once to warm up, and timed to the end
   of its computation. Programs that are compared are timed in turns, A B C A B C, so that a busy machine hurts all.
@@ -19,6 +19,8 @@ import json
 import os
 import pathlib
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,28 +29,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from jrobust import loops, provenance
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Columns of the table: heading, key of the row, format.
-COLUMNS = (
-    ("program", "name", "{}"),
-    ("dtype", "dtype", "{}"),
-    ("images/s", "images_per_second", "{:.4g}"),
-    ("attack steps/s", "attack_steps_per_second", "{:.4g}"),
-    ("s (median)", "seconds_median", "{:.4g}"),
-    ("quartiles", "seconds_quartiles", "{:.4g}"),
-    ("compile s", "compile_seconds", "{:.1f}"),
-    ("GFLOP", "flops", "{:.4g}"),
-    ("passes", "passes", "{:.1f}"),
-    ("floor s", "floor_seconds", "{:.3g}"),
-    ("% of matmul", "share", "{:.0f}"),
-    ("MiB", "program_bytes", "{:.0f}"),
-)
-_UNITS = {"flops": 1e-9, "share": 100, "program_bytes": 2**-20}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,51 +182,23 @@ def is_busy(row: Mapping[str, Any]) -> bool:
     return row["platform"] == "cpu" and (row["load_before"] or 0) > 0.5 * row["cpu_cores"]
 
 
-def write(rows: Sequence[Mapping[str, Any]], name: str, output: str) -> pathlib.Path:
-    """Write the rows as JSON lines to `output`, by default benchmarks/results/<date>-<device>-<name>.json."""
+def write(rows: Sequence[Mapping[str, Any]], name: str, output: str, title: str) -> pathlib.Path:
+    """Write the rows as JSON lines to `output`, by default benchmarks/results/<date>-<device>-<name>.json.
+
+    What the table is of and the command that was typed are in every row.
+    """
     path = pathlib.Path(output) if output else ROOT / "benchmarks" / "results" / _file_name(rows[0], name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    added = {"benchmark": name, "title": title, "command": command()}
+    path.write_text("".join(json.dumps(row | added, allow_nan=False) + "\n" for row in map(dict, rows)))
     return path
 
 
-def console() -> Console:
-    """Return a console that is wide enough for the table, also where the output is no terminal."""
-    return Console(width=max(Console().width, 160))
-
-
-def report(rows: Sequence[Mapping[str, Any]], title: str, console: Console, notes: Sequence[str] = ()) -> None:
-    """Print the rows as a table, and below it where and when they were measured."""
-    table = Table(title=title)
-    for heading, _, _ in COLUMNS:
-        table.add_column(heading, justify="left" if heading in ("program", "dtype") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(cell(row.get(key), form, _UNITS.get(key, 1)) for _, key, form in COLUMNS))
-    console.print(table)
-    first, last = rows[0], rows[-1]
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items() if version)
-    rate = {row["dtype"]: row["matrix_flops_per_second"] for row in rows}
-    lines = [
-        f"{first['model']}, batch {first['batch']}; {first['devices']} x {first['device']}, {first['cpu_cores']} CPU "
-        f"cores; {versions}; commit {first['commit'] or 'unknown'}",
-        "matrix product in this process: "
-        + ", ".join(f"{value / 1e9:.4g} GFLOP/s in {dtype}" for dtype, value in rate.items()),
-        f"load average before {cell(first['load_before'], '{:.2f}')}, after {cell(last['load_after'], '{:.2f}')}",
-        *notes,
-    ]
-    if is_busy(first):
-        lines.append("THE MACHINE WAS BUSY before this began: these numbers say that it runs, not how fast")
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def cell(value: Any, form: str, unit: float = 1) -> str:
-    """Return a value as text, "-" for None."""
-    if value is None:
-        return "-"
-    if isinstance(value, tuple | list):
-        return " .. ".join(form.format(v) for v in value)
-    return form.format(value if isinstance(value, str) else value * unit)
+def command() -> str:
+    """Return the command that runs, as one types it in the repository, without where it writes."""
+    script = pathlib.Path(sys.argv[0]).resolve()
+    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
+    return shlex.join(["python", str(name), *(word for word in sys.argv[1:] if not word.startswith("--output="))])
 
 
 def _version(package: str) -> str | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from benchmarks import measure
+from benchmarks import measure, tables
 from jrobust.data.pipeline import make_prepare
 from jrobust.training import optimizers, parallel
 from jrobust.training import state as train_states
@@ -147,10 +147,10 @@ def conclude(
       name: of the file.
       title: of the table.
     """
-    console = measure.console()
+    console = tables.console()
     load_before = measure.load_average()  # once: later it is this program's own work
     rows = [row for dtype in chosen.dtype for row in rows_of(chosen, dtype, console)]
     rows = [row | {"load_before": load_before, "load_after": measure.load_average()} for row in rows]
-    measure.report(rows, title, console, notes(rows))
-    console.print(f"wrote {measure.write(rows, name, chosen.output)}", soft_wrap=True, highlight=False)
+    tables.report(rows, title, console, notes(rows))
+    console.print(f"wrote {measure.write(rows, name, chosen.output, title)}", soft_wrap=True, highlight=False)
     return rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import attack_steps, measure, options, train_steps
+from benchmarks import attack_steps, measure, options, tables, train_steps
 from jrobust import loops
 from jrobust.errors import InputError
 
@@ -130,9 +130,16 @@ def test_a_small_run_writes_what_it_prints(tmp_path, capsys, cache_setting):
 
 def test_the_table_says_when_the_cpu_was_busy(capsys):
     row = {"name": "pgd", "dtype": "float32", "model": "m", "batch": 1, "devices": 1, "device": "cpu", "cpu_cores": 2}
-    row |= {"platform": "cpu", "versions": {}, "commit": None, "matrix_flops_per_second": 1e9, "load_after": 1.0}
+    row |= {
+        "platform": "cpu",
+        "versions": {},
+        "commit": None,
+        "date": "2026-01-31",
+        "matrix_flops_per_second": 1e9,
+        "load_after": 1.0,
+    }
     for load, busy in ((5.0, True), (0.2, False), (None, False)):
-        measure.report([row | {"load_before": load}], "title", Console(width=160))
+        tables.report([row | {"load_before": load}], "title", Console(width=160))
         assert ("BUSY" in capsys.readouterr().out) == busy
 
 
