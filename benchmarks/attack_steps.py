@@ -50,6 +50,7 @@ from jrobust import units
 from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.errors import InputError, unknown
 from jrobust.models.classifier import Classifier
+from jrobust.training import cost
 
 AGAINST = ("torch", "channels_last", "compile", "compile_channels_last")
 STEP_SHARE = 1 / 4  # of eps, as 2/255 at 8/255
@@ -112,12 +113,12 @@ def rows_of(chosen: Any, dtype: str, variants: Sequence[str], console: Console) 
     case = make_case(chosen.model, dtype, chosen.batch)
     console.print(f"{chosen.model} in {dtype}: compiling", highlight=False)
     contenders = {"jrobust": ours(case, steps)} | {name: theirs(case, name, dtype, steps, eps) for name in variants}
-    product, product_flops = measure.matrix_product(dtype)
+    product, product_flops = cost.matrix_product(dtype)
     console.print(f"{chosen.model} in {dtype}: measuring {', '.join(contenders)}", highlight=False)
     programs = {"matrix product": product} | {name: c.at(eps) for name, c in contenders.items()}
     timings = measure.in_turns(programs, chosen.repeats)
     matrix_rate = product_flops / min(timings["matrix product"].seconds)
-    forward = measure.flops(
+    forward = cost.flops(
         lambda p, s, x: case.classifier.apply(p, s, x).logits, case.params, case.batch_stats, case.images
     )
     half = half_broken(case, contenders["jrobust"], eps)
@@ -166,12 +167,7 @@ def ours(case: Case, num_steps: int) -> Contender:
         return *case[1:5], case.start(eps), jnp.float32(eps)
 
     compiled, seconds = measure.compile_ahead(jax.jit(attack), *arguments(0.0))
-    fields = {
-        "compile_seconds": seconds,
-        "flops": measure.flops(attack, *arguments(0.0)),
-        "program_bytes": measure.program_bytes(compiled),
-        "peak_bytes": measure.peak_bytes(),
-    }
+    fields = measure.program_fields(compiled, seconds, attack, *arguments(0.0))
     return Contender(lambda eps: functools.partial(compiled, *arguments(eps)), np.asarray, fields)
 
 

@@ -52,6 +52,7 @@ from jrobust.methods.network import accuracy
 from jrobust.models import zoo
 from jrobust.models.clip.architectures import ARCHITECTURES
 from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.training import cost
 from jrobust.training import state as train_states
 
 SMALL = "small"  # the tower of configs/clip_shapes.py
@@ -183,13 +184,7 @@ def compile_pgd(network: ZeroShot, batch: int, side: int) -> training.Program:
     arguments = params, state, images, labels, jax.random.key(1)
     with jax.default_matmul_precision("highest"):  # as the suite
         compiled, seconds = measure.compile_ahead(jax.jit(attacked), *arguments)
-        flops = measure.flops(attacked, *arguments)
-    fields = {
-        "compile_seconds": seconds,
-        "flops": flops,
-        "program_bytes": measure.program_bytes(compiled),
-        "peak_bytes": measure.peak_bytes(),
-    }
+        fields = measure.program_fields(compiled, seconds, attacked, *arguments)
     return training.Program(lambda: compiled(*arguments), config.num_steps, fields)
 
 
@@ -252,7 +247,7 @@ def forward_flops(variant: str, model: str, dtype: str, batch: int) -> float | N
     network = classifier(variant, model, dtype)
     params, state = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((batch, network.resize_to, network.resize_to, 3), jnp.float32)
-    return measure.flops(lambda p, s, x: network.apply(p, s, x).logits, params, state, images)
+    return cost.flops(lambda p, s, x: network.apply(p, s, x).logits, params, state, images)
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:

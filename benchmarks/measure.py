@@ -1,19 +1,16 @@
-"""What the benchmarks share: timing, FLOPs, the device's measured matrix rate, one JSON line a row.
+"""What the benchmarks share: timing, rates of a row, one JSON line a row.
 
 * A program is compiled ahead of time (its seconds are a column of their own), run once to warm up, and timed to the end
   of its computation. Programs that are compared are timed in turns, A B C A B C, so that a busy machine hurts all.
-* FLOPs are the compiler's count for the program with its loops unrolled: it counts the body of a rolled loop once. It
-  counts a multiplication and an addition as two, and leaves out multiplications with the zeros of a padding.
+* FLOPs and memory are the compiler's: see jrobust/training/cost.py, which counts them.
 * The share is FLOPs / median seconds over the rate of the best of some large matrix products of the same type, measured
   in the same process, in turns with the rows. The floor is the time that the passes counted by hand would take at it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import functools
 import importlib.metadata
 import json
 import os
@@ -22,15 +19,14 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jrobust import loops, provenance
+from jrobust import provenance
+from jrobust.training import cost
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -79,39 +75,11 @@ def ratio(numerator: Timing, denominator: Timing) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-@contextlib.contextmanager
-def unrolled() -> Iterator[None]:
-    """Trace every loop of the library unrolled, whatever the device."""
-    with mock.patch.object(loops, "unrolled", lambda unroll=None: True):
-        yield
-
-
-def flops(function: Callable, *arguments: Any) -> float | None:
-    """Return the compiler's FLOPs of one call on these arguments (arrays or shapes), loops unrolled; None if unknown.
-
-    The program is lowered only, not compiled. With arguments on several devices the count is of all of them.
-    """
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jax.dtypes.result_type(a)), arguments)
-    with unrolled():
-        # A new function: a traced one would come from the cache in the form in which its loops were first traced.
-        analysis = jax.jit(lambda *a: function(*a)).lower(*shapes).cost_analysis()
-    return float(analysis["flops"]) if analysis and analysis.get("flops", 0) > 0 else None
-
-
 def compile_ahead(function: Callable, *arguments: Any) -> tuple[jax.stages.Compiled, float]:
     """Return the compiled program and the seconds of tracing and compiling it; `function` is jitted or mapped."""
     begin = time.perf_counter()
     compiled = function.lower(*arguments).compile()  # type: ignore[attr-defined]
     return compiled, time.perf_counter() - begin
-
-
-def program_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """Return the compiler's plan of memory on one device: arguments, results and temporaries; None if unknown."""
-    plan = compiled.memory_analysis()
-    if plan is None:
-        return None
-    used = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
-    return int(used - plan.alias_size_in_bytes)
 
 
 def peak_bytes() -> int | None:
@@ -120,19 +88,17 @@ def peak_bytes() -> int | None:
     return stats.get("peak_bytes_in_use") if stats else None
 
 
-def matrix_product(dtype: str, *, least_seconds: float = 0.02, largest: int = 16384) -> tuple[Callable[[], Any], float]:
-    """Return a program that multiplies two square matrices of `dtype` on one device, and its FLOPs.
-
-    The side is the smallest power of two, from 512, whose product takes `least_seconds`.
-    """
-    multiply = jax.jit(jnp.matmul)
-    side = 512
-    while True:
-        left, right = (jax.random.normal(jax.random.key(i), (side, side), dtype) for i in (0, 1))
-        product = functools.partial(multiply, left, right)
-        if side >= largest or min(in_turns({"matmul": product}, 2)["matmul"].seconds) >= least_seconds:
-            return product, 2.0 * side**3
-        side *= 2
+def program_fields(
+    compiled: jax.stages.Compiled, compile_seconds: float, function: Callable, *arguments: Any
+) -> dict[str, Any]:
+    """Return the fields of a row on its program; `function` is what is counted, in the view of all devices."""
+    plan = cost.memory(compiled)
+    return {
+        "compile_seconds": compile_seconds,
+        "flops": cost.flops(function, *arguments),
+        "program_bytes": None if plan is None else plan.peak,
+        "peak_bytes": peak_bytes(),
+    }
 
 
 def rates(row: Mapping[str, Any], *, matrix_rate: float, forward_flops: float | None, counted: float) -> dict[str, Any]:

@@ -33,11 +33,11 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from benchmarks import measure, options, training
+from benchmarks import options, training
 from configs import art_cifar10, biasadv_cifar10c
 from jrobust import methods
 from jrobust.errors import InputError
-from jrobust.training import parallel
+from jrobust.training import cost, parallel
 
 VARIANTS = ("natural", "pgd", "art", "lff", "biasadv")
 BIASADV = {"lff": "method=lff", "biasadv": "method=lff,biasadv"}
@@ -114,7 +114,7 @@ def forward_flops(model: str, dtype: str, batch: int) -> float | None:
     params, batch_stats = jax.eval_shape(classifier.init, jax.random.key(0))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     images = jax.ShapeDtypeStruct((batch, *options.INPUT_SHAPE), jnp.float32)
-    return measure.flops(
+    return cost.flops(
         lambda p, s, x, k: classifier.apply(p, s, x, train=True, keys=k).logits, params, batch_stats, images, keys
     )
 

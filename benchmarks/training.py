@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks import measure, tables
 from jrobust.data.pipeline import make_prepare
-from jrobust.training import optimizers, parallel
+from jrobust.training import cost, optimizers, parallel
 from jrobust.training import state as train_states
 from jrobust.training.step import make_train_step
 
@@ -77,12 +77,7 @@ def compile_step(
     ]
     compiled, seconds = measure.compile_ahead(step.step, state, placed[0], resident, key)
     whole, _ = make_step(config, make_method(None), variables)  # the work of all devices together
-    fields = {
-        "compile_seconds": seconds,
-        "flops": measure.flops(whole, state, {"index": jnp.arange(batch)}, resident, key),
-        "program_bytes": measure.program_bytes(compiled),
-        "peak_bytes": measure.peak_bytes(),
-    }
+    fields = measure.program_fields(compiled, seconds, whole, state, {"index": jnp.arange(batch)}, resident, key)
 
     done = 0
 
@@ -114,7 +109,7 @@ def timed(
       counted: of a name and the steps of its attack: the forward passes' worth of its work, counted by hand.
       baseline: the program that the seconds of the others are compared with.
     """
-    product, product_flops = measure.matrix_product(fields["dtype"])
+    product, product_flops = cost.matrix_product(fields["dtype"])
     timings = measure.in_turns({"matrix product": product} | {name: p.run for name, p in programs.items()}, repeats)
     matrix_rate = jax.device_count() * product_flops / min(timings["matrix product"].seconds)
     rows = []

@@ -1,8 +1,9 @@
 import jax
 import pytest
 
-from benchmarks import clip_steps, measure
+from benchmarks import clip_steps
 from jrobust.errors import InputError
+from jrobust.training import cost
 
 
 def test_passes_counted_by_hand():
@@ -16,7 +17,7 @@ def test_the_compiler_counts_what_is_counted_by_hand(variant):
     network = clip_steps.classifier(variant, clip_steps.SMALL, "float32")
     step, arguments = clip_steps.abstract(clip_steps.config_of(variant, clip_steps.SMALL), network, 2)
     forward = clip_steps.forward_flops(variant, clip_steps.SMALL, "float32", 2)
-    assert measure.flops(step, *arguments) / forward == pytest.approx(clip_steps.passes(variant, 2), rel=0.08)
+    assert cost.flops(step, *arguments) / forward == pytest.approx(clip_steps.passes(variant, 2), rel=0.08)
 
 
 def test_the_text_tower_is_not_in_the_step(monkeypatch):
