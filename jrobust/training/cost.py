@@ -2,8 +2,8 @@
 
 * FLOPs and bytes are of the program with its loops unrolled, on any backend: the compiler counts the body of a rolled
   loop once. It counts a multiplication and an addition as two, and leaves out multiplications with the zeros of a
-  padding. FLOPs are counted as the program is lowered, before the compiler rewrites it. Bytes are what operations of the
-  compiled program read and write; what a cache keeps between two of them never goes to memory.
+  padding. FLOPs are counted as the program is lowered, before the compiler rewrites it. Bytes are what operations of
+  the compiled program read and write; what a cache keeps between two of them never goes to memory.
 * Rates are the best of some large matrix products, and of some large arrays read and written in place.
 """
 
