@@ -55,6 +55,8 @@ def base() -> ml_collections.ConfigDict:
     config.data.name = ""
     config.data.dir = ""  # the folder that holds the data set's own folder; see launch/prepare_data.py
     config.data.image_size = 0  # images are resized to this square on reading; 0 keeps their size
+    config.data.held_out = 0  # training images, of each class its share, that become the split validation; 0 for none
+    config.data.held_out_seed = -1  # which ones; -1 for the run's seed
     config.data.balance_to = 0  # images a class after balancing by transforms; 0 leaves the classes as they are
     config.data.options = ml_collections.ConfigDict()  # what the data set itself takes, such as ratio and seed
     config.data.resident = True  # keep the whole training set on the device

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import pretraining
+import sources
 import texts
 
 from jrobust import data, evaluation, methods
@@ -59,12 +60,8 @@ def build(config: Any, weights_file: str = "") -> Parts:
     section, split = config.data, evaluate_split(config)
     if (step := config.evaluation.get("step", "latest")) not in STEPS:
         raise unknown("evaluation.step", step, STEPS)
-    # Runs of earlier versions have no options.
-    load = functools.partial(
-        _load, section.name, section.dir, section.image_size, tuple(sorted(section.get("options", {}).items()))
-    )
-    train = load("train")
-    held_out, test = (data.for_evaluation(load(part), section.augment) for part in (split, "test"))
+    train = sources.source(config, "train")
+    held_out, test = (data.for_evaluation(sources.source(config, part), section.augment) for part in (split, "test"))
     if not (config.model.mean and config.model.std):
         config.model.mean, config.model.std = data.channel_statistics(train)
     if section.balance_to:
@@ -89,11 +86,6 @@ def _method(
         listed = words.tokens(words.prompts(source)).tolist()
         tokens = tuple(tuple(tuple(row) for row in rows) for rows in listed)
     return methods.build(section, classifier, num_examples=num_examples, class_tokens=tokens)
-
-
-@functools.lru_cache(maxsize=3)  # the runs of a study mostly read the same splits
-def _load(name: str, dir: str, image_size: int, options: tuple[tuple[str, Any], ...], split: str) -> data.Source:
-    return data.load(name, split, dir, image_size=image_size, **dict(options))
 
 
 def evaluate_split(config: Any) -> str:

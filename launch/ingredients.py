@@ -11,6 +11,7 @@ from typing import Any
 import assembly
 import jax
 import numpy as np
+import sources
 import untrained
 
 from jrobust.errors import InputError
@@ -50,7 +51,9 @@ def of_run(workdir: str, step: int | str, data_dir: str | None, parts: assembly.
     _check_classes(workdir, own.train.class_names, parts)
     _check_network(workdir, _network(own), own.config.model.to_dict(), parts)
     method, chosen = own.method, assembly.choice(own.config, step)
-    known = {"run": str(pathlib.Path(workdir).resolve()), "seed": own.config.seed}
+    known: dict[str, Any] = {"run": str(pathlib.Path(workdir).resolve()), "seed": own.config.seed}
+    if (drawn := sources.held_out_draw(own.config)) is not None:
+        known["held_out"] = dict(zip(("images", "seed"), drawn, strict=True))
 
     def load() -> tuple[Variables, dict[str, Any]]:
         variables, found = checkpoint.restore_variables(workdir, step, shapes)

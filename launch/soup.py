@@ -12,9 +12,10 @@ texts are those of --workdir, by default the first of --runs.
 the mean more accurate. --kind=wise: original + share (fine-tuned - original), of one fine-tuned model; the original is
 the first of --files or, without files, the weights with which the training of --workdir began.
 
-Accuracy is measured on --split=validation. A data set that has none leaves --split=test, on which the choice is an
-oracle, or, but for greedy soups, --split=none: nothing is measured. All parameters are averaged, heads included;
-batch statistics are not, and have to be equal. FILE.json says what went in, by SHA-256.
+Accuracy is measured on --split=validation: with data.held_out the images that the training of --workdir held out, so
+runs of a greedy soup need one data.held_out_seed. A data set that has no such split leaves --split=test, on which the
+choice is an oracle, or, but for greedy soups, --split=none: nothing is measured. All parameters are averaged, heads
+included; batch statistics are not, and have to be equal. FILE.json says what went in, by SHA-256.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import assembly
 import beginning
 import exporting
 import ingredients
+import sources
 import untrained
 from absl import flags
 from rich.console import Console
@@ -145,6 +147,7 @@ class Pot:
 def main(options: Options) -> None:
     """Run the command."""
     parts, _ = assembly.reopen(options.at, options.data_dir)
+    warnings = trained_on_the_split(options)
     models = opened(options, parts)
     pot = Pot(options, parts, held_out(options))
     where = "" if pot.source is None else f", {options.split} split of {parts.test.name}: {len(pot.source):,} images"
@@ -158,7 +161,7 @@ def main(options: Options) -> None:
     notes = oracles(pot)
     exporting.weights(parts, Variables(params, pot.state), None, output, chosen="; ".join(notes), soup=soup)
     show(pot, final)
-    for note in notes:
+    for note in [*notes, *warnings]:
         print(f"warning: {note}", file=sys.stderr)
     print(f"wrote {output}\n      {output}.json")
 
@@ -180,22 +183,36 @@ def opened(options: Options, parts: assembly.Parts) -> list[ingredients.Ingredie
     return [files[0], *runs, *files[1:]]
 
 
+def trained_on_the_split(options: Options) -> list[str]:
+    """Return a line for each run that was trained on images by which accuracy is measured.
+
+    Raises:
+      InputError: a greedy soup would choose among such runs.
+    """
+    drawn = sources.held_out_draw(assembly.read_config(options.at)) if options.split == "validation" else None
+    if drawn is None:
+        return []
+    seen = [run for run in options.runs if sources.held_out_draw(assembly.read_config(run)) != drawn]
+    said = "was trained on images of the validation split, for it holds out others than"
+    if seen and options.kind == "greedy":
+        raise InputError(f"{seen[0]} {said} {options.at}: train all runs of a greedy soup with one data.held_out_seed")
+    return [f"{run} {said} {options.at}: its accuracy is not that on new images" for run in seen]
+
+
 def held_out(options: Options) -> Any:
     """Return the images on which accuracy is measured, as the run evaluates them; None for none."""
     if options.split == "none":
         return None
     config = assembly.read_config(options.at).copy_and_resolve_references().unlock()
-    section, crop = config.data, config.data.augment.crop_size
-    folder = section.dir if options.data_dir is None else options.data_dir
+    if options.data_dir is not None:
+        config.data.dir = options.data_dir
     try:
-        source = data.load(
-            section.name, options.split, folder, image_size=section.image_size, **section.get("options", {})
-        )
+        source = sources.source(config, options.split)
     except InputError as error:
         if options.split == "test":
             raise
         raise InputError(f"{error}; with --split=test the choice is an oracle") from error
-    source = data.for_evaluation(source, section.augment)
+    source, crop = data.for_evaluation(source, config.data.augment), config.data.augment.crop_size
     return Cropped(source, crop) if crop else source
 
 

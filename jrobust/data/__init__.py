@@ -2,6 +2,7 @@
 
 from jrobust.data.augment import Augmentation, output_shape
 from jrobust.data.balance import balanced
+from jrobust.data.held_out import Divided, held_out
 from jrobust.data.pipeline import TrainBatches, evaluation_batches, for_evaluation, make_prepare
 from jrobust.data.registry import load
 from jrobust.data.repeated import repeated
@@ -10,6 +11,7 @@ from jrobust.data.statistics import channel_statistics
 
 __all__ = [
     "Augmentation",
+    "Divided",
     "Source",
     "TrainBatches",
     "balanced",
@@ -17,6 +19,7 @@ __all__ = [
     "evaluation_batches",
     "for_evaluation",
     "from_arrays",
+    "held_out",
     "load",
     "make_prepare",
     "output_shape",

@@ -11,7 +11,7 @@ from jrobust.data.source import Arrays, Source
 from jrobust.errors import InputError
 
 
-def repeated(source: Source, rows: Sequence[int] | np.ndarray) -> Source:
+def repeated(source: Source, rows: Sequence[int] | np.ndarray, *, split: str = "") -> Source:
     """Return the source whose example i is `source[rows[i]]`.
 
     `index` in batches is the position in the new source, so two copies of an image are augmented differently. On the
@@ -20,15 +20,16 @@ def repeated(source: Source, rows: Sequence[int] | np.ndarray) -> Source:
     Args:
       source: where the examples come from.
       rows: integers [M], M >= 1, in 0 .. len(source) - 1; a position may occur many times or never.
+      split: what records call the split; without it as that of `source`.
 
     Raises:
       InputError: `rows` is empty, not integer, or out of range.
     """
-    return _Repeated(source, rows)
+    return _Repeated(source, rows, split)
 
 
 class _Repeated(Source):
-    def __init__(self, source: Source, rows: Sequence[int] | np.ndarray):
+    def __init__(self, source: Source, rows: Sequence[int] | np.ndarray, split: str = ""):
         array = np.asarray(rows)
         if array.ndim != 1 or not len(array) or not np.issubdtype(array.dtype, np.integer):
             raise InputError(f"rows are {array.dtype}{list(array.shape)}: expected integers [M] with M of at least 1")
@@ -39,7 +40,7 @@ class _Repeated(Source):
             )
         self.rows = array.astype(np.int32)
         self._source = source
-        self.name, self.split, self.place = source.name, source.split, source.place
+        self.name, self.split, self.place = source.name, split or source.split, source.place
         self.class_names, self.bias_names, self.image_size = source.class_names, source.bias_names, source.image_size
         self.labels = source.labels[self.rows]
         self.biases = None if source.biases is None else source.biases[self.rows]
@@ -60,7 +61,7 @@ class _Repeated(Source):
 
     def native(self) -> Source:
         native = self._source.native()
-        return self if native is self._source else _Repeated(native, self.rows)
+        return self if native is self._source else _Repeated(native, self.rows, self.split)
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         return self._source.resized(image)

@@ -24,6 +24,8 @@ WITHOUT_EFFECT = ("train.parallelism", "data.dir", "data.resident", "checkpoint"
 FREE = (*LENGTH, *WITHOUT_EFFECT, *(f"pretrain.{name}" for name in WITHOUT_EFFECT))
 # Keys that the runs of earlier versions do not have, also where a config is part of a record.
 ADDED = {f"optimizer.{name}": value for name, value in optimizers.ADDED.items()} | {
+    "data.held_out": 0,
+    "data.held_out_seed": -1,
     "data.augment.resize": 0,
     "data.augment.center_crop": False,
 }

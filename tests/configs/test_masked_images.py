@@ -17,10 +17,11 @@ from jrobust.errors import InputError
 from jrobust.evaluation import natural_shift, suites
 from jrobust.models import zoo
 from jrobust.models.clip.architectures import ARCHITECTURES, Sizes
-from jrobust.training import optimizers
+from jrobust.training import durations, optimizers
 
 ROWS = ("ft", "fd", "masked", "wise_kd")
 K = 24_820  # steps of the released code: 4 x 128 images of the 1,270,927 that are not held out, ten times
+IMAGES = 1_281_167  # of ImageNet's training set
 # Settings of the released examples.
 RELEASED = {
     "random": {"none": 0.75, "single": 0.5, "multi": 0.5},
@@ -87,7 +88,11 @@ def test_training():
     assert (o.name, o.betas, o.epsilon, o.weight_decay, o.clip_norm) == ("adamw", (0.9, 0.999), 1e-8, 0.1, 1.0)
     assert (o.learning_rate, o.schedule, o.warmup_steps, o.fast_layers) == (3e-5, "cosine", 500, ())
     assert (t.batch_size, t.epochs, t.steps, t.examples) == (512, 10.0, 0, 0)
-    assert 4 * 128 == 512 and K == 1_270_927 // 512 * 10
+    assert (config.data.held_out, config.data.held_out_seed) == (10_240, -1)  # the run's seed
+    assert (t.evaluate_split, t.evaluate_every_epochs, t.evaluate_examples) == ("validation", 1.0, 0)
+    assert t.batch_size == 4 * 128 and IMAGES - config.data.held_out == 1_270_927
+    epoch = (IMAGES - config.data.held_out) // t.batch_size
+    assert durations.total_steps(t, steps_per_epoch=epoch, batch_size=t.batch_size) == epoch * 10 == K
     build = lambda section: optimizers.build(section, {"w": 0.0}, steps_per_epoch=K // 10, total_steps=K).learning_rate
     rate = build(o)
     assert [rate(0), rate(499), rate(500)] == pytest.approx([3e-5 / 500, 3e-5, 3e-5])
@@ -131,7 +136,7 @@ def test_evaluation_and_studies():
     shifts = suites.settings_of("natural_shift", evaluation.natural_shift)
     assert shifts.sets == natural_shift.SETS
     assert suites.settings_of("masking", evaluation.masking).thresholds == pytest.approx([k / 10 for k in range(1, 10)])
-    assert evaluation.get("step", "latest") == "latest"  # the best one is chosen by test images
+    assert evaluation.step == "best"
     assert set(get("study=methods").study.rows) == {"method=ft", "method=fd", "method=masked"}
     grid = get("study=grid").study
     assert len(grid.rows) == len(set(grid.rows)) == 2 * 3 * 3 + 3 * 2

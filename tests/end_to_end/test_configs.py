@@ -230,12 +230,13 @@ def write_biased(layouts):
 
 
 def write_imagenet(layouts):
-    """Write one image, which is in every class of both splits."""
+    """Write one image, which is in every class of both splits, twice in training: one of each class is held out."""
     layouts.write_image("image.png", 16, 24)
     for split, wnid in itertools.product(("train", "val"), wnids()):
         folder = layouts.root / "imagenet" / split / wnid
         folder.mkdir(parents=True)
-        (folder / "image.png").hardlink_to(layouts.root / "image.png")
+        for name in ("image", "again")[: 2 if split == "train" else 1]:
+            (folder / f"{name}.png").hardlink_to(layouts.root / "image.png")
 
 
 def write_clip(layouts):
@@ -297,7 +298,7 @@ def test_config(name, data_dir, tmp_path):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert sorted(losses) == [1, 2] and np.isfinite(list(losses.values())).all()
-    assert any("test_accuracy" in line for line in lines)
+    assert any(f"{config['train']['evaluate_split']}_accuracy" in line for line in lines)
     assert (workdir / "checkpoints" / "2").is_dir()
 
     assert {path.stem for path in (workdir / "evaluation").glob("*.json")} == set(case.suites)

@@ -14,6 +14,7 @@ import session
 import soup
 from safetensors.numpy import load_file
 
+from jrobust import data
 from jrobust.errors import InputError
 from jrobust.replicated import Replicated
 from jrobust.training import checkpoint, run_folder
@@ -138,6 +139,25 @@ def test_the_accuracy_is_that_of_the_split(root, call):
         images, labels = arrays["validation_images"] / np.float32(255), arrays["validation_labels"]
     right = np.argmax(subject.logits(subject.variables, images), 1) == labels
     assert record["soup"]["accuracy"] == record["soup"]["ingredients"][0]["accuracy"] == pytest.approx(right.mean())
+
+
+def test_images_that_training_held_out(root, call, tmp_path):
+    """Accuracy is on those of the first run; another draw is of images that it was trained on."""
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        changed(root, tmp_path / name, "data", name="digits", held_out=100, held_out_seed=seed)
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
+    _, record, text = call(runs=[one, same], kind="greedy")
+    evaluate.flags.FLAGS.mark_as_parsed()
+    parts, subject = evaluate.load(one, "latest")
+    images = data.held_out(data.load("digits", "train"), 100, 0).validation.arrays()
+    right = np.argmax(subject.logits(subject.variables, images["image"] / np.float32(255)), 1) == images["label"]
+    assert record["soup"]["ingredients"][0]["accuracy"] == pytest.approx(right.mean()) and text.err == ""
+    assert record["soup"]["ingredients"][0]["held_out"] == {"images": 100, "seed": 0} and len(parts.train) == 1337
+    _, _, text = call(runs=[one, other])
+    assert f"warning: {other} was trained on images of the validation split, for it holds out others" in text.err
+    with pytest.raises(InputError, match=r"train all runs of a greedy soup with one data.held_out_seed"):
+        call(runs=[one, other], kind="greedy")
+    assert call(runs=[one, other], kind="greedy", split="test")
 
 
 @pytest.mark.parametrize(
