@@ -15,17 +15,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jrobust.errors import InputError
-from jrobust.training import durations, optimizers, parallel, run_folder
+from jrobust.training import durations, parallel, run_folder
 from jrobust.training import state as train_states
 from jrobust.training.accuracy import HostBatch, make_accuracy
 from jrobust.training.checkpoint import Checkpoints
 from jrobust.training.clock import Clock
 from jrobust.training.logging import DivergedError, RunLog, Window, shortest
 from jrobust.training.method import Batch, Method, Variables
+from jrobust.training.program import assemble
 from jrobust.training.progress import Progress, duration
 from jrobust.training.signals import stop_signals
 from jrobust.training.state import TrainState
-from jrobust.training.step import Prepare, make_train_step
+from jrobust.training.step import Prepare
 
 # Steps the host may be ahead of the device: enough to hide its work, few enough to bound the batches in memory.
 AHEAD = 4
@@ -157,26 +158,24 @@ class _Run:
         init_key, step_key = jax.random.split(jax.random.key(self.config.seed))
         # One batch ahead of the first step, for the shapes.
         self.first: Mapping[str, np.ndarray] | None = next(self.batches)
-        example = jax.eval_shape(self.prepare, dict(self.first), self.batches.resident, step_key)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
-        shapes = jax.eval_shape(self.method.init, init_key, zeros)
-        self.optimizer = optimizers.build(
-            self.config.optimizer,
-            shapes.params,
+        program = assemble(
+            self.method,
+            self.config,
+            self.first,
+            self.batches.resident,
+            prepare=self.prepare,
+            mesh=self.mesh,
             steps_per_epoch=self.batches.steps_per_epoch,
             total_steps=self.total,
         )
-        tx, mode = self.optimizer.tx, self.config.train.parallelism
-        step = make_train_step(self.method, tx, self.prepare, parallel.axis_name(mode))
-        self.parallel = parallel.parallelize(step, self.mesh, mode)
-        layout = self.parallel.replicated
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
-            jax.eval_shape(lambda variables: train_states.create(variables, tx), shapes),
-        )
-        restored = self.checkpoints.restore(abstract)
+        self.optimizer, self.parallel = program.optimizer, program.parallel
+        restored = self.checkpoints.restore(program.state)
         if restored is None:
-            create = jax.jit(lambda variables: train_states.create(variables, tx), out_shardings=layout)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.example)
+            create = jax.jit(
+                lambda variables: train_states.create(variables, self.optimizer.tx),
+                out_shardings=self.parallel.replicated,
+            )
             self.state = create(self.parallel.replicate(initialize(init_key, zeros)))
         else:
             self.state, self.metrics = restored.train_state, restored.metrics

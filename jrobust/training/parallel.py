@@ -70,9 +70,19 @@ class Parallel:
         """The layout of the state on the mesh."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def split(self) -> NamedSharding:
+        """The layout of a batch on the mesh."""
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
     def replicate(self, tree: Any) -> Any:
         """Put a whole copy of every leaf on every device. Leaves that lie there already are taken as they are."""
         return jax.device_put(tree, self.replicated)
+
+    def shapes(self, tree: Any) -> Any:
+        """Return the shapes of what `replicate` returns."""
+        shapes = jax.eval_shape(lambda tree: tree, tree)
+        return jax.tree.map(lambda leaf: _laid_out(leaf, leaf.shape, self.replicated), shapes)
 
     def shard(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Put a host batch on the devices, an equal part on each.
@@ -80,15 +90,18 @@ class Parallel:
         Raises:
           InputError: the batch does not divide by the number of devices.
         """
-        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        arrays = {}
-        for name, value in batch.items():
-            array = np.asarray(value)
-            check_divisible(len(array), self.mesh)
-            if self.mode == "pmap":
-                array = array.reshape(self.mesh.size, -1, *array.shape[1:])
-            arrays[name] = jax.device_put(array, sharding)
-        return arrays
+        arrays = {name: np.asarray(value) for name, value in batch.items()}
+        return {name: jax.device_put(array.reshape(self._split(array)), self.split) for name, array in arrays.items()}
+
+    def shard_shapes(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the shapes of what `shard` returns for a batch or its shapes; it raises the same."""
+        shapes = jax.eval_shape(lambda batch: batch, dict(batch))
+        return {name: _laid_out(leaf, self._split(leaf), self.split) for name, leaf in shapes.items()}
+
+    def _split(self, leaf: Any) -> tuple[int, ...]:
+        """Return the shape in which an array of a batch is handed to the step."""
+        check_divisible(leaf.shape[0], self.mesh)
+        return leaf.shape if self.mode == "jit" else (self.mesh.size, leaf.shape[0] // self.mesh.size, *leaf.shape[1:])
 
     def __call__(self, train_state: Any, batch: Any, resident: Any, key: jax.Array) -> Any:
         """Run the step on arguments placed by `replicate` and `shard`."""
@@ -97,6 +110,10 @@ class Parallel:
     def compile(self, train_state: Any, batch: Any, resident: Any, key: jax.Array) -> jax.stages.Compiled:
         """Compile for arguments such as these; the program raises instead of compiling again for any others."""
         return self.step.lower(train_state, batch, resident, key).compile()
+
+
+def _laid_out(leaf: Any, shape: tuple[int, ...], layout: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=layout)
 
 
 def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit") -> Parallel:

@@ -1,0 +1,69 @@
+"""The train step of a run, put together on shapes alone: what the loop compiles, and what a dry run asks about."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jrobust.training import optimizers, parallel
+from jrobust.training import state as train_states
+from jrobust.training.method import Batch, Method
+from jrobust.training.state import TrainState
+from jrobust.training.step import Prepare, TrainStep, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A step over a mesh, and the shapes of what it takes. Nothing is computed and nothing lies on a device.
+
+    Attributes:
+      step: the pure function.
+      parallel: the same over the mesh.
+      optimizer: that it uses.
+      example: shapes of a prepared batch of all devices, as `method.init` takes it.
+      state: shapes of the train state with their layout on the mesh.
+    """
+
+    step: TrainStep
+    parallel: parallel.Parallel
+    optimizer: optimizers.Optimizer
+    example: Batch
+    state: TrainState
+
+
+def assemble(
+    method: Method,
+    config: Any,
+    batch: Mapping[str, Any],
+    resident: Any,
+    *,
+    prepare: Prepare,
+    mesh: Mesh,
+    steps_per_epoch: int,
+    total_steps: int,
+) -> Program:
+    """Return the step of a config with a method.
+
+    Args:
+      method: as for `loop.train`, as are config, prepare and mesh.
+      batch, resident: of the training set, or their shapes.
+      steps_per_epoch, total_steps: of the run, for the schedule of learning rates.
+
+    Raises:
+      InputError: an optimizer or a way of parallelism that there is not.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    example = jax.eval_shape(prepare, dict(batch), resident, key)
+    variables = jax.eval_shape(method.init, key, example)
+    optimizer = optimizers.build(
+        config.optimizer, variables.params, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    mode = config.train.parallelism
+    step = make_train_step(method, optimizer.tx, prepare, parallel.axis_name(mode))
+    wrapped = parallel.parallelize(step, mesh, mode)
+    state = jax.eval_shape(lambda variables: train_states.create(variables, optimizer.tx), variables)
+    return Program(step, wrapped, optimizer, example, wrapped.shapes(state))
