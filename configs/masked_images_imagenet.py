@@ -7,6 +7,8 @@ The words behind the colon:
 
     method=masked|fd|ft|wise_kd         cross-entropy and beta MSE of the features of masked images; of clean ones;
                                         cross-entropy alone; masked, and gamma KL to a frozen fine-tuned model
+    method=kd|masked_kd|lp              cross-entropy and beta KL to the pre-trained model on clean images; on masked
+                                        ones; cross-entropy alone, of the head on the frozen tower
     masking=object|context|random       which patches
     refilling=single|multi|none         from one other image, each from its own, or patches are dropped
     threshold=NUMBER                    of the relevance map; with masking=random the share of patches. Without it that
@@ -68,13 +70,18 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "released": {"schedule": "one_cycle", "cycle_beta1": True},  # of 2% of the run, 496 steps of 24,820
 }
 BETA, GAMMA, TAU = 30.0, 1.0, 10.0
+# The KL to the pre-trained model has the weight beta in the released code.
+KD = {"feature_weight": 0.0, "logit_weight": BETA, "logit_teacher": "pretrained"}
 METHODS: dict[str, dict[str, Any]] = {
     "masked": {"feature_weight": BETA, "logit_weight": 0.0},
     "fd": {"feature_weight": BETA, "logit_weight": 0.0},
     "ft": {},
     "wise_kd": {"feature_weight": BETA, "logit_weight": GAMMA},
+    "kd": KD,
+    "masked_kd": KD | {"logit_images": "masked"},
+    "lp": {},
 }
-WITH_MASKS = ("masked", "wise_kd")
+WITH_MASKS = ("masked", "wise_kd", "masked_kd")
 OF_MASKS = {"masking": MASKINGS[0], "refilling": REFILLINGS[0], "threshold": ""}
 STUDIES = {
     "methods": tuple(f"method={name}" for name in ("ft", "fd", "masked")),
@@ -124,8 +131,8 @@ def _share(text: str) -> float:
 def method(args: dict[str, Any]) -> dict[str, Any]:
     """Return the method section of a row."""
     name = args["method"]
-    if name == "ft":
-        return {"name": "standard"}
+    if name in ("ft", "lp"):
+        return {"name": "standard" if name == "ft" else "linear_probe"}
     found = {"name": "masked_images", "masking": "none", **METHODS[name], "temperature": TAU}
     if name in WITH_MASKS:
         found |= {"masking": args["masking"], "refilling": args["refilling"]}
@@ -171,7 +178,7 @@ def get_config(argument: str = ""):
             "learning_rate": 3e-5,
             "betas": (0.9, 0.999),
             "epsilon": 1e-8,
-            "weight_decay": 0.1,
+            "weight_decay": 0.0 if args["method"] == "lp" else 0.1,
             "clip_norm": 1.0,
             **SCHEDULES[args["schedule"]],
         }

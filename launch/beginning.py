@@ -62,9 +62,12 @@ def _teacher(parts: Parts) -> Callable[[Variables], Variables]:
       InputError: the method learns from none, or has none to learn from; the file is none.
     """
     path, method = parts.config.model.get("teacher", ""), parts.method
-    if not (isinstance(method, methods.MaskedImages) and method.logit_weight):
+    if not (isinstance(method, methods.MaskedImages) and method.logit_weight and method.logit_teacher == "file"):
         if path:
-            raise InputError(f"model.teacher is {path!r}, and the method learns from no logits: set logit_weight")
+            raise InputError(
+                f"model.teacher is {path!r}, and the method learns from no logits of a file: set method.logit_weight,"
+                " and logit_teacher to 'file'"
+            )
         return lambda variables: variables
     if not pathlib.Path(path).expanduser().is_file():
         raise InputError(

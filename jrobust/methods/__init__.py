@@ -18,6 +18,7 @@ from jrobust.methods.erm import ERM
 from jrobust.methods.fsr import FSR
 from jrobust.methods.jtt import JTT, Identification
 from jrobust.methods.lff import LfF
+from jrobust.methods.linear_probe import LinearProbe
 from jrobust.methods.mart import MART
 from jrobust.methods.masked_images import MaskedImages
 from jrobust.methods.network import NetworkMethod
@@ -43,6 +44,7 @@ METHODS: dict[str, type[NetworkMethod]] = {
     "pmg_aft": PMGAFT,
     "contrastive": Contrastive,
     "masked_images": MaskedImages,
+    "linear_probe": LinearProbe,
 }
 _RADII = ("eps", "step_size")
 _PARTS = ("classifier", "base", "num_examples", "class_tokens")  # fields that no config sets
@@ -57,6 +59,7 @@ _OF_CLIP: dict[str, type[TowerClassifier]] = {
     "pmg_aft": ZeroShot,
     "contrastive": ZeroShot,
     "masked_images": LinearHead,
+    "linear_probe": LinearHead,
 }
 _ON_CLIP = ("standard", "adversarial", "trades", "mart")
 
@@ -188,6 +191,7 @@ __all__ = [
     "Debiasing",
     "Identification",
     "LfF",
+    "LinearProbe",
     "MaskedImages",
     "Standard",
     "build",

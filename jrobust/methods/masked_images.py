@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,14 @@ from jrobust.replicated import Replicated
 from jrobust.training.method import Batch, Metrics, Variables
 
 
+class _View(NamedTuple):
+    """What both networks are shown, and what the student makes of it."""
+
+    images: jax.Array
+    seen: dict[str, Any]  # the patches that are, as options of the tower; {} for all of them
+    features: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskedImages(NetworkMethod):
     """Minimise, over tower f and head g (section 3 and Eq. 1 of the appendix):
@@ -32,15 +40,18 @@ class MaskedImages(NetworkMethod):
     x_cf is x with patches masked and refilled from other images of the batch; which, the relevance map of f itself for
     the true label decides, at the current weights. fhat is the pre-trained tower, frozen. MSE is the mean over batch
     and dimensions of features that have no unit length. p = softmax(g(f(x)) / tau), and p_e is that of a frozen
-    teacher: WiSE-KD.
+    teacher: a fine-tuned model in WiSE-KD, the pre-trained one in the released code's FT_KD, and in its
+    FT_KD_image_mask that one on x_cf.
 
     Attributes:
       masking: "object", patches of relevance above `threshold`; "context", all others; "random"; "none", x_cf = x.
       refilling: "single", from one other image each; "multi", every patch from its own; "none", patches are not seen.
       threshold: of the map, whose largest value is 1.
       rate: of "random": the share of patches masked.
-      feature_weight: beta; 30 in the released code, the paper's is unverified. 0 leaves x_cf out.
+      feature_weight: beta; 30 in the released code, the paper's is unverified. 0 leaves the term out.
       logit_weight: gamma; 0 for no teacher of logits.
+      logit_teacher: "file", a network that is given, see `with_teacher`; "pretrained", what training begins with.
+      logit_images: on which the KL is: "clean", x; "masked", x_cf.
       temperature: tau.
       groups: the batch is refilled within so many equal parts, as within each of the four devices of the released code.
 
@@ -56,12 +67,20 @@ class MaskedImages(NetworkMethod):
     rate: float = 0.5
     feature_weight: float = 30.0
     logit_weight: float = 0.0
+    logit_teacher: Literal["file", "pretrained"] = "file"
+    logit_images: Literal["clean", "masked"] = "clean"
     temperature: float = 10.0
     groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.feature_weight and self.masking != "none":
+        if self._is_masked:
             self.classifier.clip.patches()
+
+    @property
+    def _is_masked(self) -> bool:
+        """Whether a term of the loss is of x_cf, and that another image than x."""
+        terms = self.feature_weight or (self.logit_weight and self.logit_images == "masked")
+        return bool(terms) and self.masking != "none"
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return fresh variables; the frozen tower is the one that training begins with."""
@@ -81,8 +100,10 @@ class MaskedImages(NetworkMethod):
         return Variables(variables.params, {k: v for k, v in variables.state.items() if k not in frozen})
 
     def _with_frozen(self, network: Variables) -> Variables:
-        state = network.state | {"pretrained": Replicated(network.params["image"])}
-        if self.logit_weight:  # until there is another: what training begins with
+        state = dict(network.state)
+        if self.feature_weight:
+            state["pretrained"] = Replicated(network.params["image"])
+        if self.logit_weight:  # of "file": until there is another
             state["teacher"] = Replicated(network.params)
         return Variables(network.params, state)
 
@@ -93,38 +114,45 @@ class MaskedImages(NetworkMethod):
         logits = self.classifier.head(params, state, features)
         loss = ce = jnp.mean(cross_entropy(logits, labels))
         metrics = {"cross_entropy": ce, "train_accuracy": accuracy(logits, labels)}
+        clean, share = _View(images, {}, features), jnp.float32(0)
+        masked = clean
+        if self._is_masked:
+            masked, share = self._masked_view(params, state, batch, maps, key)
         if self.feature_weight:
-            mse, masked = self._feature_loss(params, state, batch, maps, features, key)
+            mse = self._feature_loss(state, masked)
             loss, metrics["feature_loss"] = loss + self.feature_weight * mse, mse
-            metrics["masked_share"] = masked
         if self.logit_weight:
-            distance = self._logit_loss(state, images, logits)
+            if self.logit_images == "clean":
+                distance = self._logit_loss(state, clean, logits)
+            else:
+                distance = self._logit_loss(state, masked, self.classifier.head(params, state, masked.features))
             loss, metrics["logit_loss"] = loss + self.logit_weight * distance, distance
+        if self.feature_weight or self._is_masked:
+            metrics["masked_share"] = share
         return loss, (state, metrics)
-
-    def _logit_loss(self, state: Any, images: jax.Array, logits: jax.Array) -> jax.Array:
-        """Return tau^2 mean KL(p_e || p)."""
-        teacher = jax.lax.stop_gradient(self.classifier.apply(state["teacher"].value, state, images).logits)
-        return self.temperature**2 * jnp.mean(kl(teacher / self.temperature, logits / self.temperature))
 
     def _forward(self, params: Any, state: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         """Return f(x), and the map of the same forward pass if the masks need it."""
-        if not self.feature_weight or self.masking not in ("object", "context"):
+        if not self._is_masked or self.masking == "random":
             return self.classifier.features(params, state, images), None
         return PatchRelevance(self.classifier).features_and_maps(params, state, images, labels)
 
-    def _feature_loss(
-        self, params: Any, state: Any, batch: Batch, maps: Any, features: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Return MSE(fhat(x_cf), f(x_cf)) and the share of patches that are masked."""
-        images, masked = batch["image"], jnp.float32(0)
-        options: dict[str, Any] = {}
-        student = features
-        if self.masking != "none":
-            images, options, masked = self._counterfactual(batch, maps, key)
-            student = self.classifier.features(params, state, images, **options)
-        teacher = self.classifier.tower(state["pretrained"].value, state, images, **options)
-        return jnp.mean(jnp.square(jax.lax.stop_gradient(teacher) - student)), masked
+    def _feature_loss(self, state: Any, view: _View) -> jax.Array:
+        """Return MSE(fhat, f)."""
+        teacher = self.classifier.tower(state["pretrained"].value, state, view.images, **view.seen)
+        return jnp.mean(jnp.square(jax.lax.stop_gradient(teacher) - view.features))
+
+    def _logit_loss(self, state: Any, view: _View, logits: jax.Array) -> jax.Array:
+        """Return tau^2 mean KL(p_e || p)."""
+        teacher = state["teacher"].value
+        features = self.classifier.features(teacher, state, view.images, **view.seen)
+        target = jax.lax.stop_gradient(self.classifier.head(teacher, state, features))
+        return self.temperature**2 * jnp.mean(kl(target / self.temperature, logits / self.temperature))
+
+    def _masked_view(self, params: Any, state: Any, batch: Batch, maps: Any, key: jax.Array) -> tuple[_View, jax.Array]:
+        """Return x_cf with f(x_cf), and the share of patches that are masked."""
+        images, seen, share = self._counterfactual(batch, maps, key)
+        return _View(images, seen, self.classifier.features(params, state, images, **seen)), share
 
     def _counterfactual(self, batch: Batch, maps: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any], jax.Array]:
         """Return x_cf, the patches of it that are seen if not all are, and the share of masked ones."""

@@ -19,7 +19,7 @@ from jrobust.models import zoo
 from jrobust.models.clip.architectures import ARCHITECTURES, Sizes
 from jrobust.training import durations, optimizers
 
-ROWS = ("ft", "fd", "masked", "wise_kd")
+ROWS = ("ft", "fd", "masked", "wise_kd", "kd", "masked_kd", "lp")
 K = 24_820  # steps of the released code: 4 x 128 images of the 1,270,927 that are not held out, ten times
 IMAGES = 1_281_167  # of ImageNet's training set
 # Settings of the released examples.
@@ -63,12 +63,16 @@ def test_methods():
     masked = distilled | {"masking": "object", "refilling": "single", "threshold": 0.3, "groups": 4}
     expected = {"ft": {"name": "standard"}, "fd": distilled, "masked": masked}
     expected["wise_kd"] = masked | {"logit_weight": 1.0}
+    of_logits = {"feature_weight": 0.0, "logit_weight": 30.0, "logit_teacher": "pretrained"}
+    expected |= {"kd": distilled | of_logits, "masked_kd": masked | of_logits | {"logit_images": "masked"}}
+    expected["lp"] = {"name": "linear_probe"}
     assert {row: get(f"method={row}").method.to_dict() for row in ROWS} == expected
     words = "method=masked,masking=object,refilling=single,threshold=0.3,vit=b32,schedule=appendix"
     assert get().to_dict() == get(words).to_dict()
     _, method = parts(get("method=wise_kd"))
     assert (method.masking, method.refilling, method.threshold, method.groups) == ("object", "single", 0.3, 4)
     assert (method.feature_weight, method.logit_weight, method.temperature) == (30, 1, 10)
+    assert (method.logit_teacher, method.logit_images) == ("file", "clean")
 
 
 @pytest.mark.parametrize(("masking", "refilling"), WAYS)
@@ -106,7 +110,9 @@ def test_training():
     assert same == config.to_dict()
     for row in ROWS:
         other = get(f"method={row}")
-        assert (other.train, other.optimizer, other.data) == (t, o, config.data)
+        decay = {"weight_decay": 0.0} if row == "lp" else {}
+        assert (other.train, other.data) == (t, config.data)
+        assert other.optimizer.to_dict() == o.to_dict() | decay
 
 
 def test_images():

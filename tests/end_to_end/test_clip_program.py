@@ -61,6 +61,18 @@ def test_cost_in_forward_passes(cost, name, expected):
     assert cost[name] == pytest.approx(expected, rel=0.05)
 
 
+def test_linear_probing_costs_a_forward_pass_and_remembers_nothing_of_the_tower():
+    model = zoo.build({"name": "clip", "sizes": SIZES | TEXT, "head": "linear"}, num_classes=CLASSES, input_shape=SHAPE)
+    method, tx = methods.build({"name": "linear_probe"}, model), optax.adamw(0.1)
+    start, batch = shapes(method, tx)
+    whole = method.deployed(start.variables)
+    forward = flops(lambda p, s, x: model.apply(p, s, x).logits, *whole, batch["image"])
+    step = flops(step_of(method, tx), start, batch, (), jax.eval_shape(lambda: jax.random.key(0)))
+    assert step == pytest.approx(forward, rel=0.01)
+    count, head = train_states.count_parameters, (SIZES["embed_dim"] + 1) * CLASSES
+    assert count(start.params) == head and count(start.opt_state) == 2 * head + 1  # and the number of the step
+
+
 @pytest.mark.parametrize("name", SECTIONS)
 def test_weights_are_differentiated_once_and_never_inside_an_attack(name):
     """Every product of matrices has the images first, of one branch or of two, but for gradients in weights."""

@@ -9,7 +9,7 @@ from jrobust.methods.masked_images import MaskedImages
 from jrobust.methods.standard import Standard
 from jrobust.replicated import Replicated
 from jrobust.training.method import Variables
-from tests.methods.flat_clip import log_softmax
+from tests.methods.flat_clip import log_softmax, unit
 from tests.methods.patched_clip import (
     CLASSES,
     GRID,
@@ -227,6 +227,31 @@ def test_kd_is_that_of_float64_numpy_at_both_temperatures(ours):
     assert method_of().temperature == 10 and values[1.0] != pytest.approx(values[10.0], rel=0.1)
 
 
+@pytest.mark.parametrize(("masking", "refilling"), [WAYS[0], WAYS[5], WAYS[7], WAYS[9]])
+def test_kd_on_masked_images(masking, refilling, ours, seen):
+    """FT_KD_image_mask of the released code: teacher and student are shown the same x_cf; there is no other term."""
+    params, state, rows = ours
+    state = {"teacher": state["teacher"]}
+    fields = {"feature_weight": 0.0, "logit_weight": 0.7, "logit_images": "masked", "threshold": 0.4}
+    method = method_of(masking, refilling, temperature=4.0, **fields)
+    loss, (_, metrics) = method.loss(params, state, rows, KEY)
+    *before, (kernel, images, keep) = seen
+    assert kernel is state["teacher"].value["image"]["kernel"]
+    if masking != "none":
+        assert before[-1][0] is params["image"]["kernel"] and before[-1][1] is images and before[-1][2] is keep
+        assert float(metrics["masked_share"]) > 0 and (images is rows["image"]) == (refilling == "none")
+    keep = None if keep is None else ~mask_of(keep, images, rows["image"])
+    p, q = (
+        log_softmax((unit(features(at, images, keep)) @ at["head"]["kernel"] + at["head"]["bias"]) / 4)
+        for at in (state["teacher"].value, params)
+    )
+    expected = float(16 * (np.exp(p) * (p - q)).sum(1).mean())
+    assert float(metrics["logit_loss"]) == pytest.approx(expected, rel=1e-10)
+    assert float(loss) == pytest.approx(cross_entropy(params, rows) + 0.7 * expected, rel=1e-10)
+    clean = distillation(params, state, 4.0)(rows)
+    assert (masking == "none") == (expected == pytest.approx(float(clean), rel=1e-3)) and "feature_loss" not in metrics
+
+
 def test_without_weights_it_is_standard_training_to_the_bit(ours):
     params, _, rows = ours
     nothing = method_of(feature_weight=0.0, logit_weight=0.0)
@@ -243,6 +268,8 @@ def test_what_is_deployed_and_what_training_starts_from():
     variables = method.init(jax.random.key(0), {})
     assert set(variables.state) == {"pretrained", "teacher"}
     assert set(method_of().init(jax.random.key(0), {}).state) == {"pretrained"}
+    of_logits = method_of(feature_weight=0.0, logit_weight=1.0)
+    assert set(of_logits.init(jax.random.key(0), {}).state) == {"teacher"}  # no tower that is not used
     assert all(isinstance(frozen, Replicated) for frozen in variables.state.values())
     deployed = method.deployed(variables)
     assert deployed == Variables(variables.params, {})

@@ -88,6 +88,7 @@ def test_a_config_section():
     assert method == MaskedImages(model())
     assert (method.masking, method.refilling, method.threshold, method.rate) == ("object", "single", 0.3, 0.5)
     assert (method.feature_weight, method.logit_weight, method.temperature, method.groups) == (30, 0, 10, 1)
+    assert (method.logit_teacher, method.logit_images) == ("file", "clean")
     fields = {"masking": "context", "refilling": "multi", "threshold": 0.5, "rate": 0.75, "groups": 4}
     fields |= {"feature_weight": 1.0, "logit_weight": 2.0, "temperature": 1.0}
     assert methods.build(SECTION | fields, model()) == MaskedImages(model(), **fields)
@@ -105,6 +106,8 @@ def test_a_config_section():
         ({"threshold": -0.1}, "method.threshold is -0.1: expected a number of at least 0"),
         ({"feature_weight": -1.0}, "method.feature_weight is -1.0: expected a number of at least 0"),
         ({"logit_weight": -1.0}, "method.logit_weight is -1.0: expected a number of at least 0"),
+        ({"logit_teacher": "pretraind"}, "unknown method.logit_teacher 'pretraind'.*did you mean 'pretrained'"),
+        ({"logit_images": "mask"}, "unknown method.logit_images 'mask'.*did you mean 'masked'"),
         ({"temperature": 0.0}, "method.temperature is 0.0: expected a number above 0"),
         ({"groups": 0}, "method.groups is 0: expected a number above 0"),
     ],
@@ -123,6 +126,9 @@ def test_other_networks():
     resnet = LinearHead(CLIP(sizes), CLASSES, (32, 32, 3))
     with pytest.raises(InputError, match="ResNet tower has no attention blocks and patches: take a ViT"):
         methods.build(SECTION, resnet)
+    with pytest.raises(InputError, match="ResNet tower has no attention"):
+        methods.build(SECTION | {"feature_weight": 0.0, "logit_weight": 1.0, "logit_images": "masked"}, resnet)
+    methods.build(SECTION | {"feature_weight": 0.0, "logit_weight": 1.0}, resnet)  # nothing is masked
     distilled = methods.build(SECTION | {"masking": "none"}, resnet)  # clean images alone
     assert set(jax.eval_shape(distilled.init, jax.random.key(0), {}).state) == {"batch_stats", "pretrained"}
 
