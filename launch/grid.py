@@ -20,8 +20,8 @@ from rich.console import Console
 from jrobust import units
 from jrobust.errors import InputError, unknown
 from jrobust.evaluation.record import config_hash
-from jrobust.reporting import run_files, study_page, tables
-from jrobust.reporting.study import NOTE, Group, Study, Sweep, measured, table, write_json
+from jrobust.reporting import curves, run_files, study_page, tables
+from jrobust.reporting.study import NOTE, Group, Study, Sweep, between_table, measured, table, write_json
 from jrobust.training.logging import DivergedError
 from jrobust.training.progress import Progress, duration
 
@@ -145,8 +145,9 @@ def conduct(study: Study, configs: Mapping[str, Any], workdir: pathlib.Path) -> 
                 todo.remove(folder)
             failures += [f"{folder}: {line}" for line in outcome.failures]
             if folder not in study.notes:
-                of = config_hash(workdir / folder)
-                study.results[folder] = measured(run_files.read(workdir / folder), study.measures, of)
+                run, of = run_files.read(workdir / folder), config_hash(workdir / folder)
+                study.results[folder] = measured(run, study.measures, of)
+                study.between[folder] = {suite: curves.between(run.records, suite, of) for suite in curves.BETWEEN}
             write_json(study, workdir)
             show.advance(i + 1)
             show.line(_line(study, folder, f"run {i + 1} of {len(configs)}", spent, len(todo)))
@@ -202,8 +203,8 @@ def _line(study: Study, folder: str, begin: str, spent: list[float], left: int) 
 def _show(study: Study, paths: list[pathlib.Path], seconds: float) -> None:
     """Print the tables and where everything is."""
     console = Console(width=160) if not Console().is_terminal else Console()
-    for measure in study.measures:
-        found = table(study, measure)
+    every = [table(study, measure) for measure in study.measures]
+    for found in [*every, *(between_table(study, suite) for suite in study.suites_between())]:
         console.print(tables.rich_table(found.title, found.columns, found.rows))
     console.print(NOTE, highlight=False, markup=False)
     print(f"everything in {duration(seconds)}")

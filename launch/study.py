@@ -14,8 +14,11 @@ is a row that is not swept and that the figures show as a dashed line. --config.
 mean and standard deviation (ddof = 0) over the seeds and a 95 % interval of the mean (Student's t). A config with a
 section `study` names rows, seeds and measures itself; launch/run.py runs it, too.
 
-Writes WORKDIR/study.json, study.html, rows.png and sweep.png. Status 1 after all of it means that a run diverged or a
-check of suite sanity failed; SIGTERM and Ctrl-C save a checkpoint and end with status 143 and 130.
+Where a suite was run with `shares`, or suite `interpolation`, figure and table of the page have the means over the
+seeds of what it measured between the original and the fine-tuned model.
+
+Writes WORKDIR/study.json, study.html, rows.png, sweep.png and between-SUITE.png. Status 1 after all of it means that a
+run diverged or a check of suite sanity failed; SIGTERM and Ctrl-C save a checkpoint and end with status 143 and 130.
 """
 
 from __future__ import annotations

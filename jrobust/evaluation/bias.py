@@ -15,7 +15,7 @@ from jrobust.attributions import grad_cam
 from jrobust.data import corruptions
 from jrobust.data.corruptions import DROPOUT_CELLS
 from jrobust.errors import InputError, unknown
-from jrobust.evaluation import programs, transfer
+from jrobust.evaluation import programs, transfer, wise_ft
 from jrobust.evaluation.accuracy import clean_columns, clean_warnings, joined, keep_valid
 from jrobust.evaluation.batches import Cropped, batches, choose
 from jrobust.evaluation.estimates import mean_of_groups, proportion
@@ -46,6 +46,7 @@ class Settings:
       dropout_cells: least and largest number of cells of Dropout, in fractions of a side. Unverified in BiasAdv.
       gallery: number of conflicting images with their Grad-CAM.
       cam_class: the class that Grad-CAM speaks of, the "predicted" one or the "label". Unverified in BiasAdv.
+      shares: of a fine-tuned CLIP, from 0 to 1, the rest being the original: WiSE-FT's curve, () for none.
     """
 
     corruptions: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Settings:
     dropout_cells: tuple[float, float] = DROPOUT_CELLS
     gallery: int = 0
     cam_class: str = "predicted"
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self):
         for name in self.corruptions:
@@ -68,7 +70,7 @@ class Settings:
 
 
 def check(settings: Settings, subject: Subject, source: Any) -> None:
-    """Raise InputError if the images have no bias attribute or no colours, or the model has no feature map."""
+    """Raise InputError if the images have no bias attribute or no colours, or the model lacks what is asked for."""
     if source.biases is None:
         raise InputError(
             f"data set {source.name!r} has no bias attribute: suite bias needs images with a field `bias`, such as"
@@ -76,6 +78,7 @@ def check(settings: Settings, subject: Subject, source: Any) -> None:
         )
     if settings.corruptions:
         _corrupted(source, settings.corruptions[0], settings)  # raises for grey images and a bad seed
+    wise_ft.check(settings.shares, subject)
     if settings.gallery and subject.feature_map is None:
         raise InputError(
             f"{subject.name!r} has no feature map, on which Grad-CAM rests: set gallery to 0, or take a convolutional"
@@ -101,7 +104,8 @@ def run(
     accuracy of a group (with that group's interval), `unbiased` the mean over groups (Nam et al. 2020). A group without
     images is NaN in the table `groups` and left out of both. Corruptions are measured as `average under <name>` and
     `conflicting under <name>`; the table `corruptions` has them for the models of `against` too, on the same images,
-    and the gallery their Grad-CAM.
+    and the gallery their Grad-CAM. With `shares` the curve and the table `wise_ft` have the accuracy of aligned and of
+    conflicting images between the original and the fine-tuned model.
 
     Args:
       subject: what is evaluated.
@@ -142,6 +146,10 @@ def run(
     _tabulate(record, settings, {name: hits[name] for name in ("none", *names)} if names else {}, against)
     if settings.gallery and not len(chosen):
         record.warnings.append("no image is conflicting: there is nothing to show with Grad-CAM")
+    alone = dataclasses.replace(settings, corruptions=(), gallery=0, shares=())
+    at = functools.partial(run, source=source, settings=alone, batch_size=batch_size, examples=examples, seed=seed)
+    between = functools.partial(at, progress=False, mesh=mesh)
+    wise_ft.add(record, subject, settings.shares, ("aligned", "conflicting"), lambda s: between(s).metrics, mesh)
     record.seconds = time.perf_counter() - begin
     return record
 

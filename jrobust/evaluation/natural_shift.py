@@ -21,6 +21,7 @@ from jrobust.data.imagenet_names import wnids
 from jrobust.data.imagenet_subsets import IMAGENET_A, IMAGENET_R, OBJECTNET
 from jrobust.data.zero_shot_sets import SHIFTS
 from jrobust.errors import InputError, unknown
+from jrobust.evaluation import wise_ft
 from jrobust.evaluation.accuracy import clean_warnings, joined, keep_valid
 from jrobust.evaluation.batches import batches, choose
 from jrobust.evaluation.class_sets import MISSING, Sets, present
@@ -51,10 +52,12 @@ class Settings:
       sets: names of `KNOWN`. SET:LIST, such as imagenet:a, are the images of a set whose classes are in the list of
         ImageNet-A ("a"), ImageNet-R ("r") or ObjectNet ("objectnet"), scored as the images of that set are.
       missing: what is done if some cannot be loaded: "error", or "skip" to go on without them, with a warning.
+      shares: of a fine-tuned CLIP, from 0 to 1, the rest being the original: WiSE-FT's curve, () for none.
     """
 
     sets: tuple[str, ...] = SETS
     missing: str = "error"
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self):
         if not self.sets or len(set(self.sets)) < len(self.sets):
@@ -116,6 +119,7 @@ def check(settings: Settings, subject: Subject, source: Any, sets: Sets | None) 
             f"{subject.name!r} has {what}: suite natural_shift needs ImageNet's {len(ids)}, in the order of their"
             " WordNet ids, as data.name=imagenet gives them"
         )
+    wise_ft.check(settings.shares, subject)
     if sets is not None:
         opened(settings, sets, 0)
 
@@ -138,8 +142,9 @@ def run(
         <s>           = share of images whose prediction is right: the label, of ObjectNet any class of the folder
         average_shift = (1 / S) sum_s <s> over V2, R, Sketch, ObjectNet and A, as far as they are there
 
-    Intervals: Wilson for a set; for the mean, whose sets are fixed, normal with the variances of the sets' shares. In
-    the table of images `label` is the source's: of ObjectNet the number of the folder among the 113.
+    Intervals: Wilson for a set; for the mean, whose sets are fixed, normal with the variances of the sets' shares. With
+    `shares` the curve and the table `wise_ft` have both between the original and the fine-tuned model. In the table of
+    images `label` is the source's: of ObjectNet the number of the folder among the 113.
 
     Args:
       subject: what is evaluated, a classifier of ImageNet's 1000 classes.
@@ -171,6 +176,10 @@ def run(
     _summarise(record, chosen, found, seconds)
     record.warnings = warnings + clean_warnings(record.columns)
     del record.columns["finite"]
+    alone = dataclasses.replace(settings, shares=())
+    at = functools.partial(run, source=source, settings=alone, sets=sets, batch_size=batch_size, examples=examples)
+    between = functools.partial(at, seed=seed, progress=False, mesh=mesh)
+    wise_ft.add(record, subject, settings.shares, (SETS[0], AVERAGE), lambda s: between(s).metrics, mesh)
     return record
 
 

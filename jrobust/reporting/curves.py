@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from jrobust.reporting.figures import COLORS, figure
 from jrobust.reporting.run_files import Row, number
@@ -25,6 +26,29 @@ SERIES = {
     "image_masking_rate": ("masked of the image", COLORS[0], "-"),
     "object_masking_rate": ("masked of the object", COLORS[1], "-"),
     "iou": ("IoU of mask and object", COLORS[2], "-"),
+}
+
+
+class Between(NamedTuple):
+    """What a suite measures between the original and the fine-tuned model: its curve, and two words of its points."""
+
+    curve: str
+    words: tuple[str, str]
+    titles: tuple[str, str]
+
+
+BETWEEN = {
+    "interpolation": Between("interpolation", ("clean", "robust"), ("clean accuracy", "accuracy under PGD")),
+    "bias": Between(
+        "wise_ft",
+        ("aligned", "conflicting"),
+        ("in distribution: accuracy of aligned images", "out of distribution: of conflicting images"),
+    ),
+    "natural_shift": Between(
+        "wise_ft",
+        ("imagenet", "average_shift"),
+        ("in distribution: accuracy on ImageNet", "out of distribution: mean over the shifts"),
+    ),
 }
 
 
@@ -96,21 +120,34 @@ def zero_shot(record: Row, path: pathlib.Path) -> bool:
     return True
 
 
-def trade_off(curves: dict[str, list[Row]], path: pathlib.Path) -> bool:
-    """Draw robust over clean accuracy from the original to the fine-tuned model; False if there is nothing to draw.
+def between(records: Mapping[str, Row], suite: str, config_hash: str = "") -> list[Row]:
+    """Return the points of a suite's curve of `BETWEEN`, if both of its measures are there.
+
+    A record of another state of the config than `config_hash` is not looked at, "" for any.
+    """
+    curve, words, _ = BETWEEN[suite]
+    record = records.get(suite, {})
+    points = record.get("curves", {}).get(curve) or [] if config_hash in ("", record.get("config_hash")) else []
+    return points if all(word in point for point in points for word in words) else []
+
+
+def trade_off(curves: dict[str, list[Row]], path: pathlib.Path, suite: str = "interpolation") -> bool:
+    """Draw two measures over each other from the original to the fine-tuned model; False if there is nothing to draw.
 
     Args:
-      curves: the curve `interpolation` of each run, by its name.
+      curves: the points of each run, or their means over some, by a name for the legend; see `between`.
       path: of the picture.
+      suite: that has measured them, of `BETWEEN`.
     """
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return False
+    words, titles = BETWEEN[suite].words, BETWEEN[suite].titles
     with figure(path, 5.6, 4.2) as canvas:
         axis = canvas.subplots()
         for i, (name, points) in enumerate(curves.items()):
             color = COLORS[i % len(COLORS)]
-            xs, ys = ([100 * number(point[word].get("value")) for point in points] for word in ("clean", "robust"))
+            xs, ys = ([100 * number(point[word].get("value")) for point in points] for word in words)
             axis.plot(xs, ys, color=color, marker="o", label=name)
             for point, x, y in zip(points, xs, ys, strict=True):
                 axis.annotate(point["label"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
@@ -120,8 +157,8 @@ def trade_off(curves: dict[str, list[Row]], path: pathlib.Path) -> bool:
                     label = marked[1] if i == 0 else None
                     style = {"color": "white", "markeredgecolor": color, "linestyle": "", "zorder": 3}
                     axis.plot([x], [y], marker=marked[0], markersize=11, label=label, **style)
-        axis.set_xlabel("clean accuracy (%)")
-        axis.set_ylabel("accuracy under PGD (%)")
+        axis.set_xlabel(f"{titles[0]} (%)")
+        axis.set_ylabel(f"{titles[1]} (%)")
         axis.margins(0.12)
         canvas.legend(loc="outside lower center", ncols=3)
     return True

@@ -16,6 +16,10 @@ from jrobust.reporting.figures import embedded
 from jrobust.reporting.run_files import Row, Run, number, read
 
 Draw = Callable[[pathlib.Path], bool]
+WISE_FT = (
+    "Between the original weights (0) and the fine-tuned ones (1), as in WiSE-FT: accuracy out of distribution over"
+    " that in distribution. Numbers: the share of the fine-tuned weights."
+)
 CAM_CLASSES = {"predicted": "the class that the model predicts", "label": "the true class"}
 
 
@@ -72,6 +76,7 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
         one("Accuracy", "confusion", lambda p: gallery.confusion(accuracy, p), "What each class is taken for."),
         *_of_texts(run, one),
         *_of_patches(run, one),
+        one("Bias", "wise_ft_bias", lambda p: _between(run, "bias", p), WISE_FT),
         one(
             "Bias",
             "bias_groups",
@@ -160,8 +165,7 @@ def _of_patches(run: Run, one: Callable[[str, str, Draw, str], Row | None]) -> l
 
 def _of_texts(run: Run, one: Callable[[str, str, Draw, str], Row | None]) -> list[Row | None]:
     """Draw the figures of models whose classes are texts."""
-    zero_shot, between = run.records.get("zero_shot", {}), run.records.get("interpolation", {})
-    points = between.get("curves", {}).get("interpolation", [])
+    zero_shot, interpolation = run.records.get("zero_shot", {}), run.records.get("interpolation", {})
     return [
         one(
             "Data sets",
@@ -173,11 +177,17 @@ def _of_texts(run: Run, one: Callable[[str, str, Draw, str], Row | None]) -> lis
         one(
             "Data sets",
             "interpolation",
-            lambda p: curves.trade_off({run.name: points}, p),
-            f"Between the original model (0) and the fine-tuned one (1): accuracy under PGD at {between.get('threat')}"
-            " over clean accuracy, means over data sets. Numbers: the share of the fine-tuned model.",
+            lambda p: _between(run, "interpolation", p),
+            "Between the original model (0) and the fine-tuned one (1): accuracy under PGD at"
+            f" {interpolation.get('threat')} over clean accuracy, means over data sets. Numbers: the share of the"
+            " fine-tuned model.",
         ),
+        one("Data sets", "wise_ft_shift", lambda p: _between(run, "natural_shift", p), WISE_FT),
     ]
+
+
+def _between(run: Run, suite: str, path: pathlib.Path) -> bool:
+    return curves.trade_off({run.name: curves.between(run.records, suite)}, path, suite)
 
 
 def facts(run: Run) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from jrobust.errors import unknown
-from jrobust.reporting import tables
+from jrobust.reporting import curves, tables
 from jrobust.reporting.page import write_text
 from jrobust.reporting.run_files import Row, Run, number
 
@@ -61,6 +61,8 @@ class Study:
       baseline: label of the group that is drawn as a dashed line, "" for none.
       results: of each folder whose run is done, the measures; NaN where there was nothing to measure.
       notes: of each folder whose run came to no end, why.
+      between: of each folder whose run is done, what each suite measured between the original and the fine-tuned model:
+        points of `curves.BETWEEN`.
     """
 
     title: str
@@ -72,11 +74,31 @@ class Study:
     baseline: str = ""
     results: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
+    between: dict[str, dict[str, list[Row]]] = dataclasses.field(default_factory=dict)
 
     def values(self, label: str, measure: str) -> list[float]:
         """Return a measure of a group's runs, those that are done, in the order of the seeds."""
         (group,) = [group for group in self.groups if group.label == label]
         return [self.results[folder][measure] for folder in group.folders if folder in self.results]
+
+    def suites_between(self) -> list[str]:
+        """Return the suites that measured some run between the original and the fine-tuned model."""
+        return [suite for suite in curves.BETWEEN if any(found.get(suite) for found in self.between.values())]
+
+    def curve(self, label: str, suite: str) -> dict[float, dict[str, Spread]]:
+        """Return by share what a suite measured between the models, over a group's runs that are done.
+
+        Only shares that all of them have.
+        """
+        (group,) = [group for group in self.groups if group.label == label]
+        runs = [points for folder in group.folders if (points := self.between.get(folder, {}).get(suite))]
+        each = [{point["x"]: point for point in points} for points in runs]
+        shared = [share for share in (each[0] if each else ()) if all(share in points for points in each)]
+        words = curves.BETWEEN[suite].words
+        return {
+            share: {word: spread(number(points[share][word]["value"]) for points in each) for word in words}
+            for share in shared
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,13 +163,27 @@ def table(study: Study, measure: str) -> tables.Extra:
         values = study.values(group.label, measure)
         found = spread(values)
         each = ", ".join(tables.percent(value) for value in values)
-        mean = tables.percent(found.mean) + (f" +- {tables.percent(found.std)}" if found.count > 1 else "")
         interval = tables.interval({"low": found.low, "high": found.high})
-        rows.append([group.label, mean, interval, str(found.count), each])
+        rows.append([group.label, _mean(found), interval, str(found.count), each])
     seeds = ", ".join(map(str, study.seeds))
     title = f"{tables.metric_name(measure)} (%), mean +- standard deviation (ddof = 0) over seeds {seeds}"
     columns = ["", "mean +- std", "95 % interval (t)", "n", "each run"]
     return tables.Extra("", title, NOTE, columns, rows)
+
+
+def between_table(study: Study, suite: str) -> tables.Extra:
+    """Return the table of what a suite measured between the original and the fine-tuned models: a line a share."""
+    words, found = curves.BETWEEN[suite].words, {group.label: study.curve(group.label, suite) for group in study.groups}
+    found = {label: curve for label, curve in found.items() if curve}
+    shares = sorted({share for curve in found.values() for share in curve})
+    rows = [
+        [f"{share:g}", *(_mean(curve.get(share, {}).get(word)) for curve in found.values() for word in words)]
+        for share in shares
+    ]
+    names = [f"{label}: {tables.metric_name(word)}" for label in found for word in words]
+    seeds = ", ".join(map(str, study.seeds))
+    title = f"{tables.WISE_FT}, mean +- standard deviation (ddof = 0) over seeds {seeds}"
+    return tables.Extra(suite, title, "Share 0: the original; 1: the fine-tuned one.", ["share", *names], rows)
 
 
 def write_json(study: Study, folder: pathlib.Path) -> pathlib.Path:
@@ -159,7 +195,8 @@ def write_json(study: Study, folder: pathlib.Path) -> pathlib.Path:
             {"seed": seed, "folder": name, "values": study.results.get(name), "note": study.notes.get(name, "")}
             for seed, name in zip(study.seeds, group.folders, strict=True)
         ]
-        groups.append({"label": group.label, "measures": found, "runs": runs})
+        between = {suite: _points(study.curve(group.label, suite)) for suite in study.suites_between()}
+        groups.append({"label": group.label, "measures": found, "between": between, "runs": runs})
     content: Row = {
         "format": FORMAT,
         "title": study.title,
@@ -173,6 +210,20 @@ def write_json(study: Study, folder: pathlib.Path) -> pathlib.Path:
         "sweeps": [dataclasses.asdict(sweep) for sweep in study.sweeps],
     }
     return write_text(folder / "study.json", json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def _mean(found: Spread | None) -> str:
+    """Return a mean with its standard deviation as a cell."""
+    if found is None:
+        return "-"
+    return tables.percent(found.mean) + (f" +- {tables.percent(found.std)}" if found.count > 1 else "")
+
+
+def _points(curve: dict[float, dict[str, Spread]]) -> list[Row]:
+    return [
+        {"share": share} | {word: dataclasses.asdict(found) for word, found in point.items()}
+        for share, point in curve.items()
+    ]
 
 
 def _plain(value: Any) -> Any:

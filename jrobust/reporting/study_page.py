@@ -12,10 +12,15 @@ import numpy as np
 
 from jrobust import units
 from jrobust.errors import InputError
-from jrobust.reporting import tables
+from jrobust.reporting import curves, tables
 from jrobust.reporting.figures import COLORS, embedded, figure
 from jrobust.reporting.page import environment, write_text
-from jrobust.reporting.study import NOTE, Study, Sweep, spread, table, write_json
+from jrobust.reporting.study import NOTE, Study, Sweep, between_table, spread, table, write_json
+
+BETWEEN = (
+    "From the original weights (0) to the fine-tuned ones (1), as in WiSE-FT: means over seeds. Numbers: the share of"
+    " the fine-tuned weights."
+)
 
 
 def write(study: Study, workdir: str | os.PathLike) -> list[pathlib.Path]:
@@ -25,13 +30,14 @@ def write(study: Study, workdir: str | os.PathLike) -> list[pathlib.Path]:
     """
     folder = pathlib.Path(workdir)
     paths = [write_json(study, folder)]
-    for old in (*folder.glob("sweep*.png"), *folder.glob("rows.png")):
+    for old in (*folder.glob("sweep*.png"), *folder.glob("rows.png"), *folder.glob("between-*.png")):
         old.unlink()
     figures = []
     for path, caption in draw(study, folder):
         paths.append(path)
         figures.append({"caption": caption} | embedded(path))
     found = [table(study, measure) for measure in study.measures]
+    found += [between_table(study, suite) for suite in study.suites_between()]
     html = (
         environment()
         .get_template("study.html")
@@ -47,7 +53,11 @@ def write(study: Study, workdir: str | os.PathLike) -> list[pathlib.Path]:
 
 
 def draw(study: Study, folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """Draw rows.png and a sweep.png for each swept row, where there is something to draw; yield path and caption."""
+    """Draw what there is to draw; yield path and caption.
+
+    A sweep.png for each swept row, rows.png, and between-SUITE.png where a suite measured models between the original
+    and the fine-tuned one.
+    """
     swept = list(dict.fromkeys(sweep.row for sweep in study.sweeps))
     for i, row in enumerate(swept):
         path = folder / ("sweep.png" if len(swept) == 1 else f"sweep-{i + 1}.png")
@@ -59,6 +69,10 @@ def draw(study: Study, folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, str
     path = folder / "rows.png"
     if _rows(study, path):
         yield path, "Means over seeds with their standard deviation (ddof = 0); dots: the runs."
+    for suite in study.suites_between():
+        path = folder / f"between-{suite}.png"
+        if _between(study, suite, path):
+            yield path, BETWEEN
 
 
 def positions(values: list[str]) -> tuple[list[float], bool]:
@@ -119,6 +133,19 @@ def _rows(study: Study, path: pathlib.Path) -> bool:
         panels[0].set_yticks(range(len(groups)), groups)
         panels[0].invert_yaxis()
     return True
+
+
+def _between(study: Study, suite: str, path: pathlib.Path) -> bool:
+    """Draw one line a group."""
+    lines = {group.label: study.curve(group.label, suite) for group in study.groups}
+    points = {
+        label: [
+            {"label": f"{share:g}", "x": share} | {word: {"value": found.mean} for word, found in point.items()}
+            for share, point in line.items()
+        ]
+        for label, line in lines.items()
+    }
+    return curves.trade_off(points, path, suite)
 
 
 def _spreads(study: Study, labels: list[str], measure: str) -> tuple[list[float], list[float]]:

@@ -52,6 +52,7 @@ AT = " at "  # before the share in a metric of the interpolation suite
 # Before the measure in metrics of the zero_shot suite; there the name of a data set stands before all others.
 AVERAGES = {"average.": "mean of the sets", "zero_shot_average.": "mean of the zero-shot sets"}
 MEANS = ("Avg", "zero-shot Avg")  # the last columns of the table of the zero_shot suite
+WISE_FT = "Accuracy (%) between the original and the fine-tuned model"
 INTERVALS = {"wilson": "Wilson", "normal": "normal approximation"}
 
 
@@ -150,7 +151,7 @@ def extras(records: dict[str, Row]) -> list[Extra]:
             records, "zero_shot", "sets", "What was taken of each data set", "Images/s: under all attacks together."
         ),
         _extra(
-            *(records, "interpolation", "interpolation", "Accuracy (%) between the original and the fine-tuned model"),
+            *(records, "interpolation", "interpolation", WISE_FT),
             "Share 0: the original; 1: the fine-tuned one. Means over the data sets.",
         ),
         _extra(
@@ -158,7 +159,9 @@ def extras(records: dict[str, Row]) -> list[Extra]:
             "Each among the classes of its set. Avg shifts: the unweighted mean without ImageNet.",
         ),
         _extra(records, "natural_shift", "sets", "What was taken of each data set", ""),
+        _extra(records, "natural_shift", "wise_ft", WISE_FT, "Share 0: the original; 1: the fine-tuned one."),
         groups(records),
+        _extra(records, "bias", "wise_ft", WISE_FT, "Share 0: the original; 1: the fine-tuned one."),
         _extra(records, "bias", "corruptions", "Accuracy (%) of corrupted images", "Every model on the same images."),
         protocol(records),
         _extra(records, "autoattack", "parts", "Parts of AutoAttack", "Each attacks what the ones before left."),
@@ -177,7 +180,7 @@ def _extra(records: dict[str, Row], suite: str, name: str, title: str, note: str
         return None
     if suite == "transfer":
         note = f"{note} {_crafted(records[suite])}".strip()
-    shares = suite in ("bias", "transfer", "interpolation") or name in ("zero_shot", "natural_shift")
+    shares = suite in ("bias", "transfer", "interpolation") or name in ("zero_shot", "natural_shift", "wise_ft")
     rows = [[_cell(c, v, shares) for c, v in zip(table["columns"], row, strict=True)] for row in table["rows"]]
     return Extra(suite, title, note, list(map(str, table["columns"])), rows)
 

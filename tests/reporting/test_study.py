@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jrobust.errors import InputError
-from jrobust.reporting import run_files, study, study_page
+from jrobust.reporting import curves, run_files, study, study_page
 
 GROUPS = tuple(study.Group(label, (f"{label}-0", f"{label}-1", f"{label}-2")) for label in ("a", "b", "a, x=2"))
 STUDY = study.Study(
@@ -88,3 +88,54 @@ def test_what_a_sweep_draws(monkeypatch, tmp_path):
     np.testing.assert_allclose(stds, [12.472, math.nan], atol=1e-3)
     assert lines[2][0] == [0.0] and lines[2][3]["fmt"] == "o"  # words are no line
     assert levels == [(pytest.approx(10), "--"), (pytest.approx(50), "--")] * 2
+
+
+def points(*pairs):
+    """The curve of a run as a record has it, from the share, aligned and conflicting accuracy of each point."""
+    words = ("aligned", "conflicting")
+    return [{"label": f"{s:g}", "x": s} | {w: {"value": v} for w, v in zip(words, vs, strict=True)} for s, *vs in pairs]
+
+
+CURVES = {
+    "a-0": {"bias": points((0.0, 0.9, 0.8), (0.5, 1.0, 0.7), (1.0, 1.0, 0.4)), "interpolation": []},
+    "a-1": {"bias": points((0.0, 0.9, 0.8), (1.0, 0.8, 0.6)), "interpolation": []},
+    "b-0": {"bias": points((0.0, 0.9, 0.8), (1.0, 0.95, 0.75))},
+}
+
+
+def test_the_curve_of_a_row_is_the_mean_over_its_seeds(tmp_path):
+    found = dataclasses.replace(STUDY, between=CURVES)
+    assert found.suites_between() == ["bias"]
+    curve = found.curve("a", "bias")
+    assert list(curve) == [0.0, 1.0]  # the second run has no other shares
+    assert (curve[1.0]["aligned"].mean, curve[1.0]["conflicting"].mean) == (pytest.approx(0.9), pytest.approx(0.5))
+    assert curve[1.0]["conflicting"].std == pytest.approx(0.1) and found.curve("a, x=2", "bias") == {}
+    table = study.between_table(found, "bias")
+    assert table.columns == ["share", "a: aligned", "a: conflicting", "b: aligned", "b: conflicting"]
+    assert table.rows[1] == ["1", "90.00 +- 10.00", "50.00 +- 10.00", "95.00", "75.00"]
+    paths = study_page.write(found, tmp_path)
+    assert [path.name for path in paths][-2:] == ["between-bias.png", "study.html"]
+    html = paths[-1].read_text()
+    assert "50.00 +- 10.00" in html and html.count("<img") == 3
+    content = json.loads(paths[0].read_text())
+    assert content["groups"][0]["between"]["bias"][1]["conflicting"]["mean"] == pytest.approx(0.5)
+    assert study_page.write(STUDY, tmp_path) and not (tmp_path / "between-bias.png").exists()
+
+
+def test_the_figure_has_what_is_out_of_distribution_over_what_is_in_it(monkeypatch, tmp_path):
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axis, *xy, **k: drawn.append((*map(list, xy), k)) or plot(axis, *xy, **k))
+    assert study_page._between(dataclasses.replace(STUDY, between=CURVES), "bias", tmp_path / "a.png")
+    lines = [line for line in drawn if len(line[0]) > 1]
+    assert [line[2]["label"] for line in lines] == ["a", "b"]
+    assert lines[0][0] == pytest.approx([90, 90]) and lines[0][1] == pytest.approx([80, 50])
+
+
+def test_curves_of_another_config_or_without_one_of_the_measures_are_left_out():
+    records = {"bias": {"config_hash": "h", "curves": {"wise_ft": points((0.0, 0.9, 0.8))}}}
+    assert curves.between(records, "bias", "h") == curves.between(records, "bias") == points((0.0, 0.9, 0.8))
+    assert curves.between(records, "bias", "other") == curves.between(records, "natural_shift") == []
+    del records["bias"]["curves"]["wise_ft"][0]["conflicting"]
+    assert curves.between(records, "bias") == []
