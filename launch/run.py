@@ -11,6 +11,9 @@ checkpoints/, evaluation/, export/model.safetensors, report/index.html and finis
 in identification/, and what it gets wrong in error_set.npz and error_set.json. With a section `pretrain` a CLIP is
 trained first, in a folder beside this one that runs with the same section share. Status 1 after all of it means that a
 check of suite sanity failed: the model's robustness is not to be believed.
+
+Many processes and hosts train one model: under Slurm and on TPU pods with --distributed, by hand with --coordinator,
+--num_processes and --process_id; see launch/distributed.py.
 """
 
 from __future__ import annotations
@@ -23,9 +26,13 @@ import command  # first: it makes the rest importable
 
 # isort: on
 import assembly
+import distributed
 import grid
 import session
 from absl import flags
+
+from jrobust.errors import InputError
+from jrobust.training import processes
 
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; by default runs/<config>-<variant>-<seed>")
 
@@ -34,6 +41,8 @@ def main() -> int:
     """Run the command; return its status."""
     config = command.FLAGS.config
     if section := config.get("study"):
+        if processes.count() > 1:
+            raise InputError("a study runs in one process: start its runs one by one, by --config=FILE:words")
         _, overrides = command.split_overrides(sys.argv[1:])
         return grid.start(command.config_argument(), overrides, section.to_dict(), WORKDIR.value)
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs", assembly.run_name(command.config_argument(), config)))
@@ -44,4 +53,4 @@ def main() -> int:
 if __name__ == "__main__":
     command.define_config()
     flags.declare_key_flag("config")
-    command.run(main)
+    command.run(distributed.joined(main))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -22,7 +23,7 @@ from jrobust.errors import InputError
 from jrobust.evaluation import sanity, suites
 from jrobust.evaluation.record import Record, config_hash
 from jrobust.reporting import page
-from jrobust.training import checkpoint, durations, loop, parallel, run_folder
+from jrobust.training import checkpoint, durations, loop, parallel, processes, run_folder
 from jrobust.training.method import Batch, Variables
 from jrobust.training.progress import Progress, duration
 from jrobust.training.state import count_parameters
@@ -58,13 +59,13 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
       InputError: whatever of it cannot be done.
     """
     start = time.perf_counter()
-    parts, stage, before = check(config, workdir)
+    parts, stage, before = processes.together(lambda: check(config, workdir))
     mesh = parallel.make_mesh()
     if before is not None:
         found = pretrain(before, pretraining.folder(config, workdir), mesh, progress)
         if found is not None and found.signal is not None:
             return stopped(found)
-        pretraining.note(config, workdir)
+        processes.from_primary(lambda: pretraining.note(config, workdir))
     initialize = beginning.first_variables(parts)
     if stage is not None:
         errors = stages.read(stage, parts, workdir)
@@ -73,15 +74,24 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
             found = train(stage, workdir / stages.FOLDER, mesh, beginning.first_variables(stage), progress)
             if found.signal is not None:
                 return stopped(found)
-            errors = stages.write(stage, parts, found, workdir, mesh)
+            processes.from_primary(functools.partial(stages.write, stage, parts, found, workdir))
+            errors = stages.read(stage, parts, workdir)
+            assert errors is not None
         print(f"{errors.text()}\nstage 2 of 2", flush=True)
         parts, initialize = stages.second(stage, parts, errors, workdir, initialize)
     summary = train(parts, workdir, mesh, initialize, progress)
     if summary.signal is not None:
         return stopped(summary)
+    # The other processes wait: an evaluation is of the devices of one.
+    return Outcome(processes.from_primary(lambda: finish(parts, summary, workdir, start)))
+
+
+def finish(parts: assembly.Parts, summary: loop.Summary, workdir: pathlib.Path, start: float) -> list[str]:
+    """Evaluate, export and report a trained model; return a line for each check of suite sanity that failed."""
+    config = parts.config
     variables, step, metrics = chosen(parts, summary, workdir)
     deployed = parts.method.deployed(variables)
-    records = evaluate(parts, deployed, step, workdir, mesh)
+    records = evaluate(parts, deployed, step, workdir)
     note = assembly.choice(config, config.evaluation.get("step", "latest"))
     exporting.weights(parts, deployed, step, workdir / EXPORTED, chosen=note, **metrics)
     if isinstance(parts.method, methods.Contrastive):
@@ -90,7 +100,7 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
     show(summary, records, workdir, time.perf_counter() - start)
     failures = sanity.failures(records)
     run_folder.write_json(workdir / FINISHED, {"config_hash": config_hash(workdir), "step": step, "failures": failures})
-    return Outcome(failures)
+    return failures
 
 
 def finished(config: Any, workdir: pathlib.Path) -> Outcome | None:
@@ -128,13 +138,13 @@ def pretrain(
     before: assembly.Parts, folder: pathlib.Path, mesh: jax.sharding.Mesh, progress: Callable[..., Progress]
 ) -> loop.Summary | None:
     """Train the CLIP that a run begins with, or go on where that was interrupted; None if it is there already."""
-    if pretraining.done(folder):
+    if processes.from_primary(lambda: pretraining.done(folder)):
         print(f"stage 1 of 2: pretrained in {folder}\nstage 2 of 2", flush=True)
         return None
     print("stage 1 of 2: pretraining", flush=True)
     summary = train(before, folder, mesh, beginning.first_variables(before), progress)
     if summary.signal is None:
-        pretraining.write(folder, summary)
+        processes.from_primary(lambda: pretraining.write(folder, summary))
         print("stage 2 of 2", flush=True)
     return summary
 
@@ -154,7 +164,14 @@ def train(
         return data.evaluation_batches(parts.held_out, config.evaluation.batch_size, limit, crop_size=crop)
 
     held_out_batches()  # a wrong setting is an error now
-    batches = data.TrainBatches(parts.train, config.train.batch_size, config.seed, resident=config.data.resident)
+    batches = data.TrainBatches(
+        parts.train,
+        config.train.batch_size,
+        config.seed,
+        resident=config.data.resident,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
     announce(parts, batches.steps_per_epoch, mesh, workdir)
     summary = loop.train(
         parts.method,
@@ -178,6 +195,8 @@ def announce(parts: assembly.Parts, steps_per_epoch: int, mesh: jax.sharding.Mes
     steps = durations.total_steps(config.train, steps_per_epoch=steps_per_epoch, batch_size=config.train.batch_size)
     size = "x".join(map(str, parts.classifier.input_shape))
     devices, split = f"{mesh.size} x {mesh.devices.flat[0].device_kind}", assembly.evaluate_split(config)
+    if processes.count() > 1:
+        devices += f" in {processes.count()} processes"
     on_top = "".join(f" with {name}" for name in ("FSR", "BiasAdv") if config.method.get(name.lower()))
     print(
         f"method   {config.method.name}{on_top}\n"
@@ -204,16 +223,16 @@ def chosen(
 ) -> tuple[Variables, int, dict[str, float]]:
     """Return the variables to evaluate and export, as `evaluation.step` says, their step, and what was measured."""
     if parts.config.evaluation.get("step", "latest") == "latest":
-        return summary.train_state.variables, summary.step, summary.metrics
+        return parallel.local(summary.train_state.variables), summary.step, summary.metrics
     shapes = jax.eval_shape(parts.method.init, jax.random.key(0), {})
     return *checkpoint.restore_variables(workdir, "best", shapes), {}
 
 
 def evaluate(
-    parts: assembly.Parts, deployed: Variables, step: int, workdir: pathlib.Path, mesh: jax.sharding.Mesh
+    parts: assembly.Parts, deployed: Variables, step: int, workdir: pathlib.Path
 ) -> list[Record]:
     """Run the suites of config.evaluation.after_training; a record of this very model that is there already is kept."""
-    config = parts.config
+    config, mesh = parts.config, parallel.local_mesh()
     records = {name: previous(workdir, name, step) for name in config.evaluation.after_training}
     note = assembly.oracle(config, config.evaluation.get("step", "latest"))
     subject = assembly.subject(parts, deployed, workdir.name, step, note=note)

@@ -25,7 +25,7 @@ import numpy as np
 from jrobust import data, evaluation, methods
 from jrobust.errors import InputError, unknown
 from jrobust.methods.jtt import upsampled
-from jrobust.training import checkpoint, loop, run_folder
+from jrobust.training import checkpoint, loop, parallel, run_folder
 from jrobust.training.method import Batch, Variables
 
 FOLDER = "identification"
@@ -136,15 +136,13 @@ def read(stage: assembly.Parts, parts: assembly.Parts, workdir: pathlib.Path) ->
     return ErrorSet(wrong, step, _conflicting(wrong, parts.train))
 
 
-def write(
-    stage: assembly.Parts, parts: assembly.Parts, summary: loop.Summary, workdir: pathlib.Path, mesh: jax.sharding.Mesh
-) -> ErrorSet:
-    """Find what the network of the first stage gets wrong, write it into WORKDIR, and return it.
+def write(stage: assembly.Parts, parts: assembly.Parts, summary: loop.Summary, workdir: pathlib.Path) -> None:
+    """Find what the network of the first stage gets wrong, and write it into WORKDIR.
 
     With error_set="eval_pass": one pass of the last parameters over the whole training set, in inference mode and
     without augmentation. With "online": the newest prediction of each image while the network was training.
     """
-    variables = summary.train_state.variables
+    variables, mesh = parallel.local(summary.train_state.variables), parallel.local_mesh()
     if parts.config.jtt.error_set == "online":
         wrong = np.asarray(variables.state["wrong"])
     else:
@@ -158,13 +156,12 @@ def write(
         )
         wrong = np.zeros(len(parts.train), bool)
         wrong[record.columns["index"]] = ~record.columns["correct"]
-    found = ErrorSet(wrong, summary.step, _conflicting(wrong, parts.train))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, wrong=wrong)
     aside = workdir / f"{ARRAY}.tmp"
     aside.write_bytes(buffer.getvalue())
     os.replace(aside, workdir / ARRAY)
-    conflicting, of = found.conflicting or (None, None)
+    conflicting, of = _conflicting(wrong, parts.train) or (None, None)
     run_folder.write_json(  # last: with it the error set is there
         workdir / RECORD,
         {
@@ -178,7 +175,6 @@ def write(
             "settings": _settings(stage, parts),
         },
     )
-    return found
 
 
 def second(

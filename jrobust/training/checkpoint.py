@@ -2,11 +2,13 @@
 
 A checkpoint is the folder WORKDIR/checkpoints/<step>: the arrays by path, in the items params, state and opt_state, and
 a JSON record (manifest with SHA-256, position of the input pipeline, metrics). Its layout does not depend on the number
-of devices or on the classes that made up the tree.
+of devices or on the classes that made up the tree, nor on the number of processes: each writes and reads its own part
+of an array that is split, and all agree on which checkpoint is whole.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as orbax
 
 from jrobust.errors import InputError
-from jrobust.training import manifest
+from jrobust.training import manifest, processes
 from jrobust.training.method import Variables
 from jrobust.training.state import TrainState
 
@@ -120,17 +122,16 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint is of another model or method (says how it differs); or none is whole.
         """
-        steps = self.steps
+        steps = processes.from_primary(lambda: self.steps)
         for step in reversed(steps):
-            try:
-                restored = _load(self.directory / str(step), abstract)
-            except DamagedError as error:
-                if step == steps[0]:
-                    raise _none_whole(self.directory, error) from error
-                aside = self._set_aside(step)
-                warnings.warn(f"{error}; moved to {aside}, resuming from the checkpoint before it", stacklevel=2)
-            else:
+            restored = _load_alike(self.directory / str(step), abstract)
+            if isinstance(restored, Restored):
                 return restored
+            if step == steps[0]:
+                raise _none_whole(self.directory, restored) from restored
+            aside = processes.from_primary(functools.partial(self._set_aside, step))
+            self._orbax.reload()
+            warnings.warn(f"{restored}; moved to {aside}, resuming from the checkpoint before it", stacklevel=2)
         return None
 
     def wait(self) -> None:
@@ -141,14 +142,13 @@ class Checkpoints:
         """Wait, and release the files."""
         self._orbax.close()
 
-    def _set_aside(self, step: int) -> pathlib.Path:
+    def _set_aside(self, step: int) -> str:
         folder = self.directory.parent / "checkpoints_damaged"
         folder.mkdir(exist_ok=True)
         names = (f"{step}" if attempt == 0 else f"{step}-{attempt}" for attempt in range(1_000_000))
         target = next(folder / name for name in names if not (folder / name).exists())
         (self.directory / str(step)).rename(target)
-        self._orbax.reload()
-        return target
+        return str(target)
 
 
 def score(metrics: Mapping[str, float]) -> float | None:
@@ -231,6 +231,17 @@ def _candidates(directory: pathlib.Path, steps: Sequence[int], step: int | str) 
             f"no checkpoint of step {step} in {directory}: expected latest, best or one of {', '.join(map(str, steps))}"
         )
     return [int(step)]
+
+
+def _load_alike(path: pathlib.Path, abstract: TrainState) -> Restored | DamagedError:
+    """Read and verify one checkpoint; what is damaged for one process is damaged for all."""
+    found: Restored | DamagedError
+    try:
+        found = _load(path, abstract)
+    except DamagedError as error:
+        found = error
+    damages = [text for text in processes.gather(str(found) if isinstance(found, DamagedError) else "") if text]
+    return DamagedError(damages[0]) if damages else found
 
 
 def _load(path: pathlib.Path, abstract: TrainState) -> Restored:

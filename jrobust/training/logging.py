@@ -12,7 +12,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -82,49 +82,53 @@ class RunLog:
     """The files that a run appends to.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder; None to write nothing, as all processes but the primary one do.
       step: where the run starts or resumes; records beyond it are removed, for these steps are done again.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, step: int = 0):
-        workdir = pathlib.Path(workdir)
-        for name in ("metrics.jsonl", "throughput.jsonl"):
-            truncate(workdir / name, step)
-        self._metrics = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._throughput = (workdir / "throughput.jsonl").open("a", encoding="utf-8")
-        self._board = _tensorboard(workdir, step)
+    def __init__(self, workdir: str | os.PathLike | None, *, step: int = 0):
+        self._files: dict[str, TextIO] = {}
+        self._board: Any = None
+        if workdir is None:
+            return
+        for name in ("metrics", "throughput"):
+            path = pathlib.Path(workdir) / f"{name}.jsonl"
+            truncate(path, step)
+            self._files[name] = path.open("a", encoding="utf-8")
+        self._board = _tensorboard(pathlib.Path(workdir), step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append one record of numbers that depend on nothing but the config and the seed."""
-        self._append(self._metrics, step, values)
+        self._append("metrics", step, values)
         self._to_board(step, values)
 
     def throughput(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one record of times and rates."""
-        self._append(self._throughput, step, values)
+        self._append("throughput", step, values)
         self._to_board(step, {f"throughput/{name}": value for name, value in values.items()})
 
     def sync(self) -> None:
         """Bring the records to the disk; a checkpoint must not be ahead of them."""
-        for file in (self._metrics, self._throughput):
+        for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the files."""
-        self._metrics.close()
-        self._throughput.close()
+        for file in self._files.values():
+            file.close()
         if self._board is not None:
             self._board.close()
 
-    @staticmethod
-    def _append(file: Any, step: int, values: Mapping[str, Any]) -> None:
+    def _append(self, name: str, step: int, values: Mapping[str, Any]) -> None:
+        if name not in self._files:
+            return
         finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
         }
-        file.write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
-        file.flush()
+        self._files[name].write(json.dumps({"step": step} | finite, allow_nan=False) + "\n")
+        self._files[name].flush()
 
     def _to_board(self, step: int, values: Mapping[str, Any]) -> None:
         if self._board is not None:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jrobust.errors import InputError
-from jrobust.training import durations, parallel, run_folder
+from jrobust.training import durations, parallel, processes, run_folder
 from jrobust.training import state as train_states
 from jrobust.training.accuracy import HostBatch, make_accuracy
 from jrobust.training.checkpoint import Checkpoints
@@ -91,7 +91,8 @@ def train(
     """Train to the length that the config says, from scratch or from the newest whole checkpoint in `workdir`.
 
     A run that was killed and is started again goes on as if nothing had happened: on CPU with the same parameters to
-    the bit and the same metrics.jsonl to the byte. SIGTERM and Ctrl-C save a checkpoint and return.
+    the bit and the same metrics.jsonl to the byte. SIGTERM and Ctrl-C save a checkpoint and return. Several processes
+    (`jax.distributed`) make the same call on a folder that all of them see, each with batches of its own part.
 
     Args:
       method: whose loss is minimised. Under `train.parallelism=pmap` its batch norm must know the axis `data`.
@@ -111,7 +112,10 @@ def train(
     """
     mesh = mesh or parallel.make_mesh()
     parallel.check_divisible(config.train.batch_size, mesh)
-    with run_folder.opened(workdir, config.to_dict()) as folder, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        opened = run_folder.opened(workdir, config.to_dict())
+        folder = pathlib.Path(processes.from_primary(lambda: str(stack.enter_context(opened))))
+        processes.together(lambda: run_folder.check_shared(folder))
         checkpoints = Checkpoints(
             folder, keep_latest=config.checkpoint.keep_latest, keep_best=config.checkpoint.keep_best
         )
@@ -119,9 +123,10 @@ def train(
         run = _Run(method, config, batches, prepare, mesh, checkpoints)
         run.start(initialize or jax.jit(lambda key, batch: method.init(key, batch)))
         # Not before all of the config has been found good: a folder belongs to the config in it.
-        run_folder.write_json(folder / "config.json", config.to_dict())
-        run_folder.record_environment(folder, config.seed, step=run.step)
-        log = RunLog(folder, step=run.step)
+        if processes.is_primary():
+            run_folder.write_json(folder / "config.json", config.to_dict())
+            run_folder.record_environment(folder, config.seed, step=run.step)
+        log = RunLog(folder if processes.is_primary() else None, step=run.step)
         stack.callback(log.close)
         show = progress(run.total, step=run.step)
         stack.callback(show.close)
@@ -200,7 +205,7 @@ class _Run:
         with stop_signals() as stop:
             train_step: Any = None
             in_flight: collections.deque[Any] = collections.deque()
-            while self.step < self.total and stop.signal is None:
+            while self.step < self.total and not stop.before(self.step):
                 batch = self.parallel.shard(self._next_batch())
                 if train_step is None:
                     with clock.compiling():

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 Manifest = dict[str, dict[str, Any]]
 
@@ -85,4 +86,6 @@ def dtype(name: str) -> Any:
 def _sha256(array: jax.Array) -> str:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
+    if not (array.is_fully_addressable or array.is_fully_replicated):  # split over processes, which all call this
+        array = multihost_utils.process_allgather(array, tiled=True)
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()

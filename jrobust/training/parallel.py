@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jrobust.errors import InputError, unknown
+from jrobust.training import processes
 from jrobust.training.step import TrainStep
 
 AXIS = "data"
@@ -20,15 +22,41 @@ MODES = ("jit", "pmap")
 def make_mesh(num_devices: int | None = None) -> Mesh:
     """Return the one-dimensional mesh named `data` over the first `num_devices` devices, or over all of them.
 
+    Over several processes it is over the devices of all, those of process 0 first: a process has one run of the rows of
+    a batch.
+
     Raises:
       InputError: there are fewer devices.
     """
     devices = jax.devices()
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise InputError(f"{num_devices} devices are asked for: this machine has {len(devices)}")
+    if processes.count() > 1:
+        return _mesh(sorted(devices, key=lambda device: (device.process_index, device.id)))
     count = num_devices or len(devices)
     # Auto: by default a mesh has Explicit axes, which put shardings into the types of arrays.
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def local_mesh() -> Mesh:
+    """Return the mesh over the devices of this process."""
+    return make_mesh() if processes.count() == 1 else _mesh(jax.local_devices())
+
+
+def local(tree: Any) -> Any:
+    """Return replicated arrays as this process alone can use them: with one process as they are."""
+    return tree if processes.count() == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def lay_out(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Put an array that every process has whole on the devices."""
+    if processes.count() == 1:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def axis_name(mode: str) -> str | None:
@@ -76,7 +104,12 @@ class Parallel:
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     def replicate(self, tree: Any) -> Any:
-        """Put a whole copy of every leaf on every device. Leaves that lie there already are taken as they are."""
+        """Put a whole copy of every leaf on every device. Leaves that lie there already are taken as they are.
+
+        Every process gives the same values.
+        """
+        if processes.count() > 1:
+            return multihost_utils.host_local_array_to_global_array(tree, self.mesh, PartitionSpec())
         return jax.device_put(tree, self.replicated)
 
     def shapes(self, tree: Any) -> Any:
@@ -85,12 +118,15 @@ class Parallel:
         return jax.tree.map(lambda leaf: _laid_out(leaf, leaf.shape, self.replicated), shapes)
 
     def shard(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Put a host batch on the devices, an equal part on each.
+        """Put a host batch on the devices, an equal part on each; of several processes each gives its own part.
 
         Raises:
           InputError: the batch does not divide by the number of devices.
         """
         arrays = {name: np.asarray(value) for name, value in batch.items()}
+        if processes.count() > 1:
+            make = jax.make_array_from_process_local_data
+            return {name: make(self.split, array, self._split(array)) for name, array in arrays.items()}
         return {name: jax.device_put(array.reshape(self._split(array)), self.split) for name, array in arrays.items()}
 
     def shard_shapes(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +136,10 @@ class Parallel:
 
     def _split(self, leaf: Any) -> tuple[int, ...]:
         """Return the shape in which an array of a batch is handed to the step."""
-        check_divisible(leaf.shape[0], self.mesh)
-        return leaf.shape if self.mode == "jit" else (self.mesh.size, leaf.shape[0] // self.mesh.size, *leaf.shape[1:])
+        rows = leaf.shape[0] * processes.count()
+        check_divisible(rows, self.mesh)
+        first = (rows,) if self.mode == "jit" else (self.mesh.size, rows // self.mesh.size)
+        return (*first, *leaf.shape[1:])
 
     def __call__(self, train_state: Any, batch: Any, resident: Any, key: jax.Array) -> Any:
         """Run the step on arguments placed by `replicate` and `shard`."""
@@ -125,9 +163,13 @@ def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit") -> Parallel:
       mode: "jit": the step sees the whole batch and the compiler splits the work. "pmap": a device sees its own part.
 
     Raises:
-      InputError: the mode is neither jit nor pmap.
+      InputError: the mode is neither jit nor pmap, or pmap over several processes.
     """
     axis = axis_name(mode)
+    if axis is not None and processes.count() > 1:
+        # There jax.pmap takes and returns arrays of the devices of one process, so a state would not be one array that
+        # is saved once and passes to jit.
+        raise InputError("train.parallelism=pmap trains in one process: set train.parallelism=jit for several")
     if axis is None:
         replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
         layout = (replicated, split, replicated, replicated)

@@ -58,6 +58,12 @@ def opened(workdir: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[pa
         yield path
 
 
+def check_shared(workdir: pathlib.Path) -> None:
+    """Raise the error for a folder that another process has opened and this one does not see."""
+    if not (workdir / ".lock").exists():
+        raise InputError(f"{workdir} is not there for every process: expected a --workdir on a disk that all share")
+
+
 def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Raise the error for a folder that holds a run with another config.
 
@@ -117,6 +123,7 @@ def environment(seed: int) -> dict[str, Any]:
         "versions": provenance.versions(),
         "machine": platform.machine(),
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
         "seed": seed,
     }
 
