@@ -40,7 +40,7 @@ def joined(main: Callable[[], int]) -> Callable[[], int]:
             return main()
         _initialize()
         if not processes.is_primary():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115: for as long as the process lives
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
         try:
             return main()
         except BaseException:
@@ -58,30 +58,40 @@ def _asked() -> bool:
     Raises:
       InputError: flags that do not go together.
     """
-    by_hand = {
-        "coordinator": COORDINATOR.value or None,
-        "num_processes": NUM_PROCESSES.value,
-        "process_id": PROCESS_ID.value,
+    if _by_hand():
+        if DISTRIBUTED.value:
+            raise InputError("--distributed finds the other processes itself: leave it out or the three other flags")
+        return (NUM_PROCESSES.value or 0) > 1
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1 and not DISTRIBUTED.value:
+        raise InputError(f"this is one of {tasks} tasks of a Slurm step: add --distributed to train in all of them")
+    return bool(DISTRIBUTED.value)
+
+
+def _by_hand() -> bool:
+    """Return whether the three flags are given.
+
+    Raises:
+      InputError: not all three are, or one has a value that cannot be.
+    """
+    given = {
+        "--coordinator": COORDINATOR.value or None,
+        "--num_processes": NUM_PROCESSES.value,
+        "--process_id": PROCESS_ID.value,
     }
-    if missing := [name for name, value in by_hand.items() if value is None]:
-        if len(missing) < len(by_hand):
-            given = ", ".join(f"--{name}" for name in by_hand if name not in missing)
-            raise InputError(f"{given} without --{', --'.join(missing)}: give all three, or --distributed alone")
-        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-        if tasks > 1 and not DISTRIBUTED.value:
-            raise InputError(f"this is one of {tasks} tasks of a Slurm step: add --distributed to train in all together")
-        return DISTRIBUTED.value
-    if DISTRIBUTED.value:
-        raise InputError("--distributed finds the processes itself: leave --coordinator, --num_processes, --process_id")
-    host, _, port = COORDINATOR.value.rpartition(":")
-    if not host or not port.isdecimal():
-        raise InputError(f"--coordinator={COORDINATOR.value}: expected HOST:PORT, such as node1:12345")
-    if not 0 <= PROCESS_ID.value < NUM_PROCESSES.value:
-        raise InputError(
-            f"--process_id={PROCESS_ID.value} of --num_processes={NUM_PROCESSES.value}: expected 0 to"
-            f" {NUM_PROCESSES.value - 1}"
-        )
-    return NUM_PROCESSES.value > 1
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return False
+    if missing:
+        there = " and ".join(name for name in given if name not in missing)
+        raise InputError(f"{there} without {' and '.join(missing)}: by hand, all three are needed")
+    host, _, port = str(COORDINATOR.value).rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"--coordinator={COORDINATOR.value}: expected HOST:PORT of process 0, such as node1:12345")
+    process, count = int(PROCESS_ID.value or 0), int(NUM_PROCESSES.value or 0)
+    if not 0 <= process < count:
+        raise InputError(f"--process_id={process} of --num_processes={count}: expected one of 0 to num_processes - 1")
+    return True
 
 
 def _initialize() -> None:
@@ -90,20 +100,17 @@ def _initialize() -> None:
     Raises:
       InputError: they are not there, or they have different numbers of devices.
     """
-    by_hand = {}
-    if COORDINATOR.value:
-        by_hand = {
-            "coordinator_address": COORDINATOR.value,
-            "num_processes": NUM_PROCESSES.value,
-            "process_id": PROCESS_ID.value,
-            "cluster_detection_method": "deactivate",
-        }
-        _find_coordinator()
+    by_hand = bool(COORDINATOR.value)
+    if by_hand:
+        _find_coordinator(*str(COORDINATOR.value).rsplit(":", 1))
     try:
         jax.distributed.initialize(
-            **by_hand,
-            initialization_timeout=INITIALIZATION_TIMEOUT.value,
-            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT.value,
+            COORDINATOR.value or None,
+            NUM_PROCESSES.value,
+            PROCESS_ID.value,
+            cluster_detection_method="deactivate" if by_hand else None,
+            initialization_timeout=INITIALIZATION_TIMEOUT.value or 0,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT.value or 0,
         )
     except ValueError as error:
         raise InputError(
@@ -117,31 +124,31 @@ def _initialize() -> None:
         )
 
 
-def _find_coordinator() -> None:
-    """Wait until process 0 answers; JAX would abort with a stack trace.
+def _find_coordinator(host: str, port: str) -> None:
+    """Wait until process 0 answers: JAX would abort with a stack trace.
 
     Raises:
-      InputError: it does not, or it cannot be process 0 here.
+      InputError: it does not, or it cannot listen there.
     """
-    host, _, port = COORDINATOR.value.rpartition(":")
     if PROCESS_ID.value == 0:
-        with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as own:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                own.bind(("", int(port)))
-            except (OSError, OverflowError) as error:
-                raise InputError(f"--coordinator={COORDINATOR.value}: port {port} is taken; choose another") from error
+        print(f"waiting for {NUM_PROCESSES.value} processes at {host}:{port}", flush=True)
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise InputError(
+                f"--coordinator={host}:{port}: cannot listen there ({error}); take another port"
+            ) from error
         return
-    end = time.monotonic() + INITIALIZATION_TIMEOUT.value
+    seconds = INITIALIZATION_TIMEOUT.value or 0
+    end = time.monotonic() + seconds
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
             return
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             if time.monotonic() > end:
                 raise InputError(
-                    f"--coordinator={COORDINATOR.value} does not answer after {INITIALIZATION_TIMEOUT.value} s"
-                    f" ({error}): start process 0 there, or give its address"
+                    f"--coordinator={host}:{port} does not answer within {seconds} s ({error}): start process 0 there"
                 ) from error
             time.sleep(0.2)
 

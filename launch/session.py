@@ -228,9 +228,7 @@ def chosen(
     return *checkpoint.restore_variables(workdir, "best", shapes), {}
 
 
-def evaluate(
-    parts: assembly.Parts, deployed: Variables, step: int, workdir: pathlib.Path
-) -> list[Record]:
+def evaluate(parts: assembly.Parts, deployed: Variables, step: int, workdir: pathlib.Path) -> list[Record]:
     """Run the suites of config.evaluation.after_training; a record of this very model that is there already is kept."""
     config, mesh = parts.config, parallel.local_mesh()
     records = {name: previous(workdir, name, step) for name in config.evaluation.after_training}

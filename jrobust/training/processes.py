@@ -56,14 +56,11 @@ def together(action: Callable[[], T]) -> T:
     if count() == 1:
         return action()
     try:
-        result, problem = action(), ""
-    except InputError as error:
-        gather(str(error))
-        raise
+        result = action()
     except Exception as error:
-        gather(f"{type(error).__name__}: {error}")
+        gather(str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}")
         raise
-    for process, problem in enumerate(gather(problem)):
+    for process, problem in enumerate(gather("")):
         if problem:
             raise InputError(f"{problem} (in process {process})")
     return result
