@@ -128,6 +128,17 @@ def network(config: Any, source: data.Source) -> Network:
     return classifier.with_axis(parallel.axis_name(config.train.parallelism))
 
 
+def in_one_view(parts: Parts) -> Parts:
+    """Return parts whose method sees the batch of all devices at once, as under `jit`, whatever the config says."""
+    if parts.config.train.parallelism == "jit":
+        return parts
+    config = parts.config.copy_and_resolve_references()
+    config.train.parallelism = "jit"
+    classifier = network(config, parts.train)
+    method = _method(config.method, classifier, parts.test, len(parts.train), parts.texts)
+    return parts._replace(config=config, classifier=classifier, method=method)
+
+
 def subject(
     parts: Parts, deployed: Variables, name: str, step: int | None = None, dtype: str = "float32", note: str = ""
 ) -> evaluation.Subject:

@@ -32,11 +32,24 @@ DEFAULTS = {"rows": ("",), "seeds": (0, 1, 2), "measures": ("accuracy",), "sweep
 def start(argument: str, overrides: Sequence[str], section: Mapping[str, Any], workdir: str = "") -> int:
     """Run the study that a section of a config or flags describe; return the status of the command.
 
+    The arguments are those of `of_section`.
+    """
+    return conduct(*of_section(argument, overrides, section, workdir))
+
+
+def of_section(
+    argument: str, overrides: Sequence[str], section: Mapping[str, Any], workdir: str = ""
+) -> tuple[Study, dict[str, Any], pathlib.Path]:
+    """Return the study that a section of a config or flags describe, the config of each run by its folder, and where.
+
     Args:
       argument: of --config.
       overrides: --config.FIELD=VALUE of every run; those of the section itself are in it already.
       section: the arguments of `plan`; each has a default.
       workdir: of the study; by default runs/<config>-study.
+
+    Raises:
+      InputError: as `plan`, or a field of the section that there is not.
     """
     for key in section:
         if key not in DEFAULTS:
@@ -45,7 +58,7 @@ def start(argument: str, overrides: Sequence[str], section: Mapping[str, Any], w
     study, configs = plan(argument, own, **DEFAULTS | dict(section))
     path, _, words = argument.partition(":")
     name = _file_name("-".join(filter(None, (pathlib.PurePath(path).stem, words, "study"))))
-    return conduct(study, configs, pathlib.Path(workdir or pathlib.Path("runs", name)))
+    return study, configs, pathlib.Path(workdir or pathlib.Path("runs", name))
 
 
 def plan(
@@ -122,7 +135,7 @@ def conduct(study: Study, configs: Mapping[str, Any], workdir: pathlib.Path) -> 
     start, failures = time.perf_counter(), []
     todo = [folder for folder, config in configs.items() if session.finished(config, workdir / folder) is None]
     for group in study.groups:
-        with _named(group.folders[0]):
+        with named(group.folders[0]):
             if group.folders[0] in todo:
                 session.check(configs[group.folders[0]].copy_and_resolve_references(), workdir / group.folders[0])
     print(f"{len(configs)} runs in {workdir}, {len(configs) - len(todo)} of them done", flush=True)
@@ -173,7 +186,7 @@ def _run(config: Any, workdir: pathlib.Path, progress: Any) -> session.Outcome:
     """Train and evaluate one cell; what it prints goes to its log."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (
-        _named(workdir.name),
+        named(workdir.name),
         (workdir / LOG).open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
@@ -182,7 +195,7 @@ def _run(config: Any, workdir: pathlib.Path, progress: Any) -> session.Outcome:
 
 
 @contextlib.contextmanager
-def _named(folder: str) -> Iterator[None]:
+def named(folder: str) -> Iterator[None]:
     """Say in which run an error was."""
     try:
         yield
@@ -215,7 +228,7 @@ def _config(argument: str, row: str, overrides: Sequence[str]) -> Any:
     """Return the config of a run as launch/run.py would read it."""
     path, _, words = argument.partition(":")
     joined = ",".join(filter(None, (words, row)))
-    with _named(f"row {_label(argument, row)}"):
+    with named(f"row {_label(argument, row)}"):
         config = command.read_config(f"{path}:{joined}" if joined else path, overrides)
     if "study" in config:
         with config.unlocked():

@@ -14,6 +14,9 @@ check of suite sanity failed: the model's robustness is not to be believed.
 
 Many processes and hosts train one model: under Slurm and on TPU pods with --distributed, by hand with --coordinator,
 --num_processes and --process_id; see launch/distributed.py.
+
+--dry_run builds all of it, compiles the step, prints parameters, memory, FLOPs and the least time of a step and of the
+run, and stops; it writes nothing. With --devices=8 it does so for eight devices, also where there are fewer.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import command  # first: it makes the rest importable
 # isort: on
 import assembly
 import distributed
+import dry_run
 import grid
 import session
 from absl import flags
@@ -34,18 +38,24 @@ from absl import flags
 from jrobust.errors import InputError
 from jrobust.training import processes
 
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "compile the step, print what the run would cost, and stop")
+DEVICES = flags.DEFINE_integer("devices", 0, "with --dry_run: for so many devices, also for more than there are")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; by default runs/<config>-<variant>-<seed>")
 
 
 def main() -> int:
     """Run the command; return its status."""
     config = command.FLAGS.config
+    dry_run.prepare(DRY_RUN.value, DEVICES.value)
     if section := config.get("study"):
         if processes.count() > 1:
             raise InputError("a study runs in one process: start its runs one by one, by --config=FILE:words")
         _, overrides = command.split_overrides(sys.argv[1:])
-        return grid.start(command.config_argument(), overrides, section.to_dict(), WORKDIR.value)
+        study = command.config_argument(), overrides, section.to_dict(), WORKDIR.value
+        return dry_run.start_study(*study, DEVICES.value) if DRY_RUN.value else grid.start(*study)
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs", assembly.run_name(command.config_argument(), config)))
+    if DRY_RUN.value:
+        return dry_run.start(config, workdir, DEVICES.value)
     outcome = session.run_one(config, workdir)
     return command.conclude(outcome.failures) if outcome.signal is None else 128 + outcome.signal
 

@@ -19,8 +19,10 @@ AXIS = "data"
 MODES = ("jit", "pmap")
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
-    """Return the one-dimensional mesh named `data` over the first `num_devices` devices, or over all of them.
+def make_mesh(num_devices: int | None = None, among: Sequence[jax.Device] = ()) -> Mesh:
+    """Return the one-dimensional mesh named `data` over the first `num_devices` of some devices, or over all of them.
+
+    `among` are by default the devices of the default platform.
 
     Over several processes it is over the devices of all, those of process 0 first: a process has one run of the rows of
     a batch.
@@ -28,7 +30,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     Raises:
       InputError: there are fewer devices.
     """
-    devices = jax.devices()
+    devices = list(among) or jax.devices()
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise InputError(f"{num_devices} devices are asked for: this machine has {len(devices)}")
     if processes.count() > 1:
