@@ -76,6 +76,9 @@ def base() -> ml_collections.ConfigDict:
     config.train.steps = 0
     config.train.examples = 0
     config.train.epochs = 0.0
+    # Equal parts of a batch whose gradients are taken one after the other and averaged: memory is that of a part. Batch
+    # norm and other couplings of examples see their part alone.
+    config.train.microbatches = 1
     config.train.parallelism = "jit"  # or "pmap": same step, same state, same numbers up to rounding
     config.train.log_every_steps = 50
     config.train.evaluate_every_epochs = 1.0

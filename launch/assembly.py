@@ -73,19 +73,25 @@ def build(config: Any, weights_file: str = "") -> Parts:
     if config.method.name == "contrastive":
         assert words is not None
         train = captioned(train, shapes_tokens(train, config.data.captions, words.clip.sizes.context))
-    method = _method(config.method, classifier, test, len(train), words)
+    method = _method(config, classifier, test, len(train), words)
     return Parts(config, train, held_out, test, classifier, method, words)
 
 
 def _method(
-    section: Any, classifier: Network, source: data.Source, num_examples: int, words: texts.Texts | None
+    config: Any, classifier: Network, source: data.Source, num_examples: int, words: texts.Texts | None
 ) -> NetworkMethod:
-    """Return the method of a config section on a network, for the classes of a source."""
+    """Return the method of a config on a network, for the classes of a source."""
     tokens: Any = ()
-    if section.name == "contrastive" and words is not None:
+    if config.method.name == "contrastive" and words is not None:
         listed = words.tokens(words.prompts(source)).tolist()
         tokens = tuple(tuple(tuple(row) for row in rows) for rows in listed)
-    return methods.build(section, classifier, num_examples=num_examples, class_tokens=tokens)
+    return methods.build(
+        config.method,
+        classifier,
+        num_examples=num_examples,
+        microbatches=config.train.get("microbatches", 1),  # runs of earlier versions have none
+        class_tokens=tokens,
+    )
 
 
 def evaluate_split(config: Any) -> str:
@@ -152,7 +158,7 @@ def subject(
     found = evaluation.Subject(
         name,
         parts.train.class_names,
-        _method(config.method, classifier, parts.test, len(parts.train), parts.texts).logits,
+        _method(config, classifier, parts.test, len(parts.train), parts.texts).logits,
         deployed,
         dtype=dtype,
         step=step,

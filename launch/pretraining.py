@@ -31,6 +31,8 @@ FORMAT = 1
 NEEDED, OTHERS = ("data", "train", "optimizer"), ("seed", "model", "method", "checkpoint", "evaluation")
 # Of the run's model, what a CLIP that is trained from nothing has no use for.
 _OF_THE_RUN = ("weights", "teacher", "prompts", "head")
+# Fields that came later: where they say what was done without them, folders have the names they had.
+_LATER = ("train.microbatches", "data.held_out", "data.held_out_seed")
 
 
 def stage(config: Any) -> Any:
@@ -75,7 +77,8 @@ def folder(config: Any, workdir: pathlib.Path) -> pathlib.Path:
     decides = {
         key: value
         for key, value in run_folder.flat(first).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in run_folder.WITHOUT_EFFECT)
+        if not (key in _LATER and value == run_folder.ADDED[key])
+        and not any(key == name or key.startswith(f"{name}.") for name in run_folder.WITHOUT_EFFECT)
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return workdir.resolve().parent / f"pretrained-{digest[:12]}"

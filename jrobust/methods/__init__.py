@@ -47,7 +47,7 @@ METHODS: dict[str, type[NetworkMethod]] = {
     "linear_probe": LinearProbe,
 }
 _RADII = ("eps", "step_size")
-_PARTS = ("classifier", "base", "num_examples", "class_tokens")  # fields that no config sets
+_PARTS = ("classifier", "base", "num_examples", "microbatches", "class_tokens")  # fields that no config sets
 _NOT_NEGATIVE = (
     *("num_steps", "step_ratio", "alpha", "rate", "threshold"),
     *("debiased_weight", "adv_weight", "general_weight", "clean_weight", "feature_weight", "logit_weight"),
@@ -69,6 +69,7 @@ def build(
     classifier: Network,
     *,
     num_examples: int = 0,
+    microbatches: int = 1,
     class_tokens: tuple[tuple[tuple[int, ...], ...], ...] = (),
 ) -> NetworkMethod:
     """Return the method of `config.method`: `name` picks the class, every other field is one of its numbers.
@@ -80,6 +81,7 @@ def build(
       section: of the config.
       classifier: the network.
       num_examples: of the training set, for methods that remember each image.
+      microbatches: equal parts in which the trainer hands over a batch, for methods whose loss is a sum over all of it.
       class_tokens: the texts of each class, for contrastive training.
 
     Raises:
@@ -94,10 +96,8 @@ def build(
         raise unknown("method", name, METHODS)
     _check_network(name, classifier)
     numbers = _numbers(METHODS[name], f"method {name!r}", "method", values)
-    if "num_examples" in METHODS[name].__dataclass_fields__:
-        numbers["num_examples"] = num_examples
-    if "class_tokens" in METHODS[name].__dataclass_fields__:
-        numbers["class_tokens"] = class_tokens
+    given = {"num_examples": num_examples, "microbatches": microbatches, "class_tokens": class_tokens}
+    numbers |= {field: given[field] for field in given if field in METHODS[name].__dataclass_fields__}
     method = METHODS[name](classifier, **numbers)
     if (fsr is not None) != (getattr(getattr(classifier, "module", None), "fsr", None) is not None):
         found, lacking = ("method.fsr", "model.fsr") if fsr is not None else ("model.fsr", "method.fsr")

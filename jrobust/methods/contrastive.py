@@ -24,7 +24,8 @@ class Contrastive(NetworkMethod):
         L = 1/2 mean_i (logsumexp_j z_ij - z_ii) + 1/2 mean_j (logsumexp_i z_ij - z_jj)
 
     Batches have `tokens` int32[B, D, T], D captions an image, of which each step draws one. Under `pmap` images meet
-    the captions of all devices. What is deployed is the image tower with the texts of `class_tokens`.
+    the captions of all devices; with microbatches those of their part. What is deployed is the image tower with the
+    texts of `class_tokens`.
 
     Attributes:
       class_tokens: the texts of each class, [K][M][T] token ids, by which accuracy is measured.

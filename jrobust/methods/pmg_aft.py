@@ -40,9 +40,10 @@ class PMGAFT(Adversarial):
         |v - v0|^2 and 1 - <v, v0>. The exact forms of the last three are unverified (Tables 12 and 13).
       kl_direction: "ori_adv" as above, of the released code; "adv_ori" swaps both KLs, as that code's first commit.
       reduction: "sum" is R = 1 (the released code: the KLs weigh B times more than the cross-entropy), "batchmean" is
-        R = 1 / B, B the images on all devices.
+        R = 1 / B, B the images of a batch, on all devices.
       detach_clean: P(x) is a constant in the regulariser; False in the released code.
       original_prompts: which of the target's visual prompts the original sees; "pixels" in the released code.
+      microbatches: equal parts of a batch, of which the trainer hands over one at a time and averages the losses.
     """
 
     forwards_clean: ClassVar[bool] = True
@@ -56,6 +57,7 @@ class PMGAFT(Adversarial):
     reduction: Literal["sum", "batchmean"] = "sum"
     detach_clean: bool = False
     original_prompts: Literal["none", "pixels", "all"] = "pixels"
+    microbatches: int = 1
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return fresh variables; the original is the tower that training begins with."""
@@ -133,12 +135,12 @@ class PMGAFT(Adversarial):
         return kl(reference, adv) if self.kl_direction == "ori_adv" else kl(adv, reference)
 
     def _reduce(self, losses: jax.Array) -> jax.Array:
-        """Return R times the sum over the batch of all devices, as what a mean over the devices gives that."""
+        """Return R times the sum over the batch, as what the mean over devices and microbatches makes into that."""
         mean = jnp.mean(losses)
         if self.reduction == "batchmean":
             return mean
         axis = self.classifier.axis_name
-        return mean * len(losses) * (1 if axis is None else jax.lax.axis_size(axis))
+        return mean * len(losses) * self.microbatches * (1 if axis is None else jax.lax.axis_size(axis))
 
     def _seen(self, params: Any) -> Prompts | None:
         """Return the visual prompts that the original sees."""

@@ -107,11 +107,11 @@ def train(
       progress: makes what shows the progress.
 
     Raises:
-      InputError: the batch does not divide by the devices, the folder holds another run, no checkpoint in it is whole,
-        the run is already longer than asked, or training diverged (the last checkpoint is kept).
+      InputError: the batch does not divide by devices and microbatches, the folder holds another run, no checkpoint in
+        it is whole, the run is already longer than asked, or training diverged (the last checkpoint is kept).
     """
     mesh = mesh or parallel.make_mesh()
-    parallel.check_divisible(config.train.batch_size, mesh)
+    parallel.check_divisible(config.train.batch_size, mesh, config.train.microbatches)
     with contextlib.ExitStack() as stack:
         opened = run_folder.opened(workdir, config.to_dict())
         folder = pathlib.Path(processes.from_primary(lambda: str(stack.enter_context(opened))))

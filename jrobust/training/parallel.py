@@ -72,13 +72,20 @@ def axis_name(mode: str) -> str | None:
     return AXIS if mode == "pmap" else None
 
 
-def check_divisible(batch_size: int, mesh: Mesh) -> None:
-    """Raise the error for a batch that does not split evenly over the devices."""
+def check_divisible(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Raise the error for a batch that does not split evenly over the devices, and there into microbatches."""
     if batch_size % mesh.size:
         below = batch_size - batch_size % mesh.size
         nearest = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
         raise InputError(
             f"a batch of {batch_size} does not divide by {mesh.size} devices: set train.batch_size to {nearest}"
+        )
+    rows = batch_size // mesh.size
+    if microbatches < 1 or rows % microbatches:
+        allowed = ", ".join(str(count) for count in range(1, rows + 1) if rows % count == 0)
+        raise InputError(
+            f"the {rows} images of a batch on each device do not split into {microbatches} equal parts: set"
+            f" train.microbatches to one of {allowed}"
         )
 
 

@@ -63,7 +63,9 @@ def assemble(
         config.optimizer, variables.params, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
     mode = config.train.parallelism
-    step = make_train_step(method, optimizer.tx, prepare, parallel.axis_name(mode))
+    step = make_train_step(
+        method, optimizer.tx, prepare, parallel.axis_name(mode), microbatches=config.train.microbatches
+    )
     wrapped = parallel.parallelize(step, mesh, mode)
     state = jax.eval_shape(lambda variables: train_states.create(variables, optimizer.tx), variables)
     return Program(step, wrapped, optimizer, example, wrapped.shapes(state))

@@ -28,6 +28,7 @@ ADDED = {f"optimizer.{name}": value for name, value in optimizers.ADDED.items()}
     "data.held_out_seed": -1,
     "data.augment.resize": 0,
     "data.augment.center_crop": False,
+    "train.microbatches": 1,
 }
 
 

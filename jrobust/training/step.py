@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jrobust import loops
 from jrobust.training.method import Batch, Method, Metrics, Replicated
 from jrobust.training.state import TrainState
 
@@ -20,7 +21,12 @@ RESERVED = ("loss", "gradient_norm", "parameter_norm", "update_norm")
 
 
 def make_train_step(
-    method: Method, tx: optax.GradientTransformation, prepare: Prepare, axis_name: str | None = None
+    method: Method,
+    tx: optax.GradientTransformation,
+    prepare: Prepare,
+    axis_name: str | None = None,
+    *,
+    microbatches: int = 1,
 ) -> TrainStep:
     """Return the pure function `(train_state, batch, resident, key) -> (train_state, metrics)`.
 
@@ -38,6 +44,18 @@ def make_train_step(
       axis_name: None for the whole batch in one view (`jit` with sharded arrays). The name of the mapped axis for one
         shard in each call (`pmap`): gradients, metrics and floating-point state that is not `Replicated` are then
         averaged over that axis.
+      microbatches: k; see below.
+
+    With k microbatches the batch is split into k equal parts, part i the examples i, i + k, i + 2 k, .. of each device,
+    and g, l and the metrics are the means, in float32, of those of the parts at the same theta; s goes through the
+    parts in their order. One part is prepared and differentiated at a time, so that memory is that of a part; on CPU,
+    where `loops` unrolls, it is not. Random numbers of an example are the same for any k, for they are drawn from the
+    step's keys and `index`; what is drawn for a batch, or couples its examples (batch norm, other images as donors or
+    negatives), is of a part.
+
+    A part is taken without moving an example between devices. With an axis name gradients are averaged over it once a
+    step. In one view the compiler places the sums over devices, and leaves one in each part of a rolled loop; to have
+    one a step, take `pmap`.
 
     The metrics are float32 scalars: those of the method, `loss`, and the l2 norms `gradient_norm`, `parameter_norm`
     (after the update) and `update_norm`.
@@ -45,12 +63,17 @@ def make_train_step(
 
     def train_step(train_state: TrainState, batch: Batch, resident: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, train_state.step))
-        examples = prepare(batch, resident, augment_key)
-        (loss, (state, metrics)), gradients = jax.value_and_grad(method.loss, has_aux=True)(
-            train_state.params, train_state.state, examples, method_key
-        )
-        if taken := sorted(set(metrics) & set(RESERVED)):
-            raise ValueError(f"the method returns metrics named {taken}, which are the trainer's own")
+
+        def differentiate(state: Any, part: Batch) -> tuple[Any, tuple[Any, jax.Array, Metrics]]:
+            examples = prepare(part, resident, augment_key)
+            (loss, (state, metrics)), gradients = jax.value_and_grad(method.loss, has_aux=True)(
+                train_state.params, state, examples, method_key
+            )
+            if taken := sorted(set(metrics) & set(RESERVED)):
+                raise ValueError(f"the method returns metrics named {taken}, which are the trainer's own")
+            return state, (gradients, loss, metrics)
+
+        state, (gradients, loss, metrics) = _mean_over_parts(differentiate, train_state.state, batch, microbatches)
         if axis_name is not None:
             # The mean of gradients, not the gradient of a mean: under pmap each device differentiates its own loss.
             gradients, loss, metrics = jax.lax.pmean((gradients, loss, metrics), axis_name)
@@ -67,6 +90,29 @@ def make_train_step(
         return TrainState(train_state.step + 1, params, state, opt_state), metrics
 
     return train_step
+
+
+def _mean_over_parts(
+    differentiate: Callable[[Any, Batch], tuple[Any, Any]], state: Any, batch: Batch, count: int
+) -> tuple[Any, Any]:
+    """Return the state after `count` equal parts of a batch, and the mean of what they gave."""
+    if count == 1:
+        return differentiate(state, batch)
+    # The leading axis, which is split over devices, stays the leading one.
+    columns = jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]), batch)
+
+    def part(place: jax.Array | int) -> Batch:
+        return jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, place, 1, keepdims=False), columns)
+
+    def add(place: jax.Array, carry: Any) -> Any:
+        state, sums = carry
+        state, found = differentiate(state, part(place))
+        return state, jax.tree.map(jnp.add, sums, found)
+
+    _, shapes = jax.eval_shape(lambda state: differentiate(state, part(0)), state)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
+    state, sums = loops.fori_loop(0, count, add, (state, zeros))
+    return state, jax.tree.map(lambda total: total / count, sums)
 
 
 def norm(tree: Any) -> jax.Array:

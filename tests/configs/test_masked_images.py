@@ -28,6 +28,7 @@ RELEASED = {
     "object": {"none": 0.3, "single": 0.3, "multi": 0.6},
     "context": {"none": 0.6, "single": 0.5, "multi": 0.3},
 }
+MICROBATCHES = {"b32": 1, "b16": 4, "l14": 16}  # equal parts of a batch
 WAYS = list(itertools.product(RELEASED, ("none", "single", "multi")))
 
 
@@ -108,6 +109,9 @@ def test_training():
     assert max(range(1000), key=rate) in (495, 496) and rate(495) == pytest.approx(3e-5, rel=1e-5)  # 2% of the run
     same = get("schedule=released").to_dict() | {"optimizer": config.optimizer.to_dict()}
     assert same == config.to_dict()
+    assert {vit: get(f"vit={vit}").train.microbatches for vit in MICROBATCHES} == MICROBATCHES
+    assert {vit: get(f"vit={vit}").method.groups for vit in MICROBATCHES} == {"b32": 4, "b16": 1, "l14": 1}
+    assert get("vit=l14,runlocal").train.microbatches == 1
     for row in ROWS:
         other = get(f"method={row}")
         decay = {"weight_decay": 0.0} if row == "lp" else {}

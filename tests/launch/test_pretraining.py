@@ -165,6 +165,7 @@ def test_what_decides_the_weights_is_in_the_name_of_the_folder(read, tmp_path):
     for other in (
         "seed=1",
         "pretrain.train.steps=4",
+        "pretrain.train.microbatches=2",
         "pretrain.data.options.size=128",
         "model.sizes.patch=4",
         "pretrain.optimizer.warmup_steps=2",
@@ -183,6 +184,9 @@ def test_what_decides_the_weights_is_in_the_name_of_the_folder(read, tmp_path):
     with fixed.unlocked():
         fixed.model.update({"head": "linear", "teacher": "FILE"})
     assert pretraining.folder(fixed, saved).name == own  # of the run alone
+    with fixed.unlocked():
+        del fixed.pretrain.train.microbatches
+    assert pretraining.folder(fixed, saved).name == own  # of a run from before there were any
 
 
 def test_damage_is_one_line(read, copy, monkeypatch):

@@ -69,7 +69,7 @@ def values(state):
     return {name: jax.tree.map(np.asarray, leaf.value) for name, leaf in state.items()}
 
 
-def train(make, batches, tx, mode="jit", devices=1):
+def train(make, batches, tx, mode="jit", devices=1, microbatches=1):
     """Take a step of the trainer for every batch; return states on the host, the first included, and the metrics.
 
     On the way it is seen that all steps are one program, without transfers, and that each takes its state's memory.
@@ -78,11 +78,11 @@ def train(make, batches, tx, mode="jit", devices=1):
       make: axis of the devices -> method.
       batches: of host arrays.
       tx: the optimizer.
-      mode, devices: see `parallelize`.
+      mode, devices, microbatches: see `parallelize` and `make_train_step`.
     """
     axis, traces = parallel.axis_name(mode), []
     method = make(axis)
-    pure = make_train_step(method, tx, lambda batch, resident, key: batch, axis)
+    pure = make_train_step(method, tx, lambda batch, resident, key: batch, axis, microbatches=microbatches)
 
     def counted(*arguments):
         traces.append(1)

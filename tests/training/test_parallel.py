@@ -108,6 +108,16 @@ def test_indivisible_batch(mode):
         step.shard({"index": np.arange(20)})
 
 
+@pytest.mark.parametrize("count", [0, -1, 3, 5, 8])
+def test_microbatches_that_do_not_divide_a_device_s_images(count):
+    mesh = parallel.make_mesh(4)
+    message = f"the 4 images of a batch on each device do not split into {count} equal parts: .* to one of 1, 2, 4$"
+    with pytest.raises(InputError, match=message):
+        parallel.check_divisible(16, mesh, count)
+    for allowed in (1, 2, 4):
+        parallel.check_divisible(16, mesh, allowed)
+
+
 def test_bad_names():
     with pytest.raises(InputError, match=r"did you mean 'pmap'"):
         parallel.axis_name("pmpa")

@@ -146,6 +146,7 @@ def config(**train):
                 "steps": 12,
                 "examples": 0,
                 "epochs": 0.0,
+                "microbatches": 1,
                 "parallelism": "jit",
                 "log_every_steps": 5,
                 "evaluate_every_epochs": 1.0,
