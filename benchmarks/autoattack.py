@@ -42,7 +42,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import measure, options, tables
-from benchmarks.attack_steps import half_broken, make_case, ours
+from benchmarks.contenders import half_broken, make_case, ours
 from jrobust import units
 from jrobust.attacks import autoattack, linf
 from jrobust.attacks.versions import Budget, title
@@ -199,7 +199,7 @@ def trained_case(chosen: Any, dtype: str) -> Case:
 def fresh_case(chosen: Any, dtype: str) -> Case:
     """Return a fresh network and random images, with its predictions as labels."""
     case = make_case(chosen.model, dtype, chosen.images)
-    eps = half_broken(case, ours(case, 10), units.number(chosen.eps)) / 2
+    eps = half_broken(case, ours(case, 10).images, units.number(chosen.eps)) / 2
     text = f"{chosen.model}, freshly initialised: {chosen.images} random images, Linf {eps * 255:.3g}/255"
     images, labels = np.asarray(case.images), np.asarray(case.labels)
     return Case(case.classifier, case.params, case.batch_stats, images, labels, np.arange(len(labels)), eps, text)

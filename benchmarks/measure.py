@@ -1,7 +1,8 @@
 """What the benchmarks share: timing, rates of a row, one JSON line a row.
 
 * A program is compiled ahead of time (its seconds are a column of their own), run once to warm up, and timed to the end
-  of its computation. Programs that are compared are timed in turns, A B C A B C, so that a busy machine hurts all.
+  of its computation. Programs that are compared are timed in turns, A B C A B C, so that a busy machine hurts all. On a
+  CPU each library has a process of its own (benchmarks/processes.py).
 * FLOPs and memory are the compiler's: see jrobust/training/cost.py, which counts them.
 * The share is FLOPs / median seconds over the rate of the best of some large matrix products of the same type, measured
   in the same process, in turns with the rows. The floor is the time that the passes counted by hand would take at it.
@@ -20,7 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +30,13 @@ from jrobust import provenance
 from jrobust.training import cost
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Clock(NamedTuple):
+    """Seconds of one call, by the clock and of all cores' work for its process."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,19 +60,26 @@ class Timing:
         }
 
 
-def in_turns(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
-    """Time every program `repeats` times in turns, after one call of each that is not counted.
+def clock(program: Callable[[], Any]) -> Clock:
+    """Call a program once; it returns arrays, which are waited for, or has finished when it returns.
 
-    A program returns arrays, which are waited for, or has finished when it returns.
+    One that returns a `Clock` was timed in the process where it ran (benchmarks/processes.py).
     """
+    begin = time.perf_counter(), time.process_time()
+    result = jax.block_until_ready(program())
+    if isinstance(result, Clock):
+        return result
+    return Clock(time.perf_counter() - begin[0], time.process_time() - begin[1])
+
+
+def in_turns(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
+    """Time every program `repeats` times in turns, after one call of each that is not counted; see `clock`."""
     for program in programs.values():
-        jax.block_until_ready(program())
-    clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+        clock(program)
+    clocks: dict[str, list[Clock]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
-            begin = time.perf_counter(), time.process_time()
-            jax.block_until_ready(program())
-            clocks[name].append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+            clocks[name].append(clock(program))
     return {name: Timing(*zip(*values, strict=True)) for name, values in clocks.items()}
 
 
@@ -133,7 +148,7 @@ def machine() -> dict[str, Any]:
         "devices": jax.device_count(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
-        "versions": provenance.versions() | {"torch": _version("torch")},
+        "versions": provenance.versions() | {name: _version(name) for name in ("torch", "torchattacks", "foolbox")},
         "commit": provenance.commit(),
     }
 

@@ -189,7 +189,7 @@ class Attack:
         torch.backends.cudnn.benchmark = True
         net: Any = model.to(where)
         net = net.to(memory_format=self.layout)
-        self.forward = torch.compile(net) if variant.startswith("compile") else net
+        self.forward: Any = torch.compile(net) if variant.startswith("compile") else net
 
     def program(
         self, images: np.ndarray, labels: np.ndarray, start: np.ndarray, *, eps: float, step_size: float
@@ -199,8 +199,13 @@ class Attack:
         y = torch.tensor(labels, dtype=torch.long, device=self.where)
         settings = {"eps": eps, "step_size": step_size}
 
+        return self._waited(
+            lambda: pgd(self.forward, x, y, x0, num_steps=self.num_steps, autocast=self.bfloat16, **settings)
+        )
+
+    def _waited(self, attack: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
         def run() -> torch.Tensor:
-            result = pgd(self.forward, x, y, x0, num_steps=self.num_steps, autocast=self.bfloat16, **settings)
+            result = attack()
             if self.where == "cuda":
                 torch.cuda.synchronize()
             return result

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import attack_steps, measure, options, tables, train_steps
+from benchmarks import attack_steps, contenders, measure, options, tables, train_steps
 from jrobust.errors import InputError
 
 
@@ -15,6 +15,12 @@ def test_programs_run_in_turns_and_the_first_calls_are_not_timed():
     timings = measure.in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert "".join(calls) == "abababab"
     assert [len(t.seconds) for t in timings.values()] == [3, 3]
+
+
+def test_a_program_timed_elsewhere_keeps_its_seconds():
+    assert measure.clock(lambda: measure.Clock(3.0, 5.0)) == (3.0, 5.0)
+    here = measure.clock(lambda: sum(range(10)))
+    assert 0 <= here.seconds < 1 and 0 <= here.cpu_seconds < 1
 
 
 def test_ratio_is_paired_by_turn():
@@ -65,9 +71,11 @@ def test_models_by_name():
     assert options.classifier("resnet18", "float32").module.stem == "cifar"
 
 
-def test_missing_torch_is_one_line(monkeypatch):
-    monkeypatch.setattr(attack_steps.importlib.util, "find_spec", lambda name: None)
-    assert "torch is not installed" in attack_steps._obstacle("wrn-10-1")
+def test_what_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name: None if name != "torch" else "here")
+    assert "foolbox is not installed" in contenders.obstacle("wrn-10-1", "foolbox")
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name: None)
+    assert "torch is not installed" in contenders.obstacle("wrn-10-1", "torch")
 
 
 def test_strength_that_differs_is_seen():
@@ -77,14 +85,14 @@ def test_strength_that_differs_is_seen():
         "robust_accuracy_at_half_broken_eps": 0.5,
         "result_distance": 0.03,
     }
-    assert attack_steps.same_strength(one, one, "float32", 100)
+    assert contenders.same_strength(one, one, "float32", 100)
     for name, value in (
         ("result_cross_entropy", 1.9),
         ("result_robust_accuracy", 0.15),
         ("robust_accuracy_at_half_broken_eps", 0.45),
         ("result_distance", 0.02),
     ):
-        assert not attack_steps.same_strength(one, one | {name: value}, "float32", 100)
+        assert not contenders.same_strength(one, one | {name: value}, "float32", 100)
 
 
 @pytest.fixture
@@ -127,7 +135,7 @@ def test_the_table_says_when_the_cpu_was_busy(capsys):
 
 
 def test_labels_are_the_networks_own_and_start_is_in_the_ball():
-    case = attack_steps.make_case("small_cnn", "float32", 4)
+    case = contenders.make_case("small_cnn", "float32", 4)
     logits = case.classifier.apply(case.params, case.batch_stats, case.images).logits
     np.testing.assert_array_equal(jnp.argmax(logits, -1), case.labels)
     start = case.start(0.1)
