@@ -16,14 +16,14 @@ The words behind the colon:
     vit=b32|b16|l14
     schedule=appendix|released          warm-up and cosine, or one cycle in which beta1 moves, too
     study=methods|grid                  many rows and one table
-    runlocal                            a size for two CPU cores
+    runlocal                            a size for two CPU cores; docs/masked_images.md says which small CLIP it needs
 
 The weights are a whole CLIP's, OpenAI's file or another layout of it, the vocabulary is the file in OpenAI's
 repository. DATA holds imagenet/ and the five shifts (launch/prepare_data.py says what to fetch);
 --config.evaluation.natural_shift.missing=skip goes on without those that are not there. WiSE-KD needs its teacher,
 the average of the zero-shot and of a vanilla fine-tuned model:
 
-    python launch/soup.py --runs=RUN --kind=wise --share=0.5 --output=wise.safetensors    (RUN: method=ft)
+    python launch/soup.py --runs=RUN --step=best --kind=wise --share=0.5 --output=wise.safetensors    (RUN: method=ft)
     --config=configs/masked_images_imagenet.py:method=wise_kd --config.model.teacher=wise.safetensors
 
 Suite `masking` needs images with masks, which ImageNet has not: its settings are here, configs/masked_images_shapes.py
@@ -210,11 +210,11 @@ def get_config(argument: str = ""):
 def runlocal(config: ml_collections.ConfigDict) -> None:
     """Shrink a config so that two CPU cores train and evaluate it in minutes. Its numbers are not the paper's.
 
-    The tower is that of configs/clip_shapes.py, the text tower has CLIP's vocabulary, training images are 32 pixels
-    wide, one image a class is held out, and of the shifts there is none.
+    The tower is that of configs/clip_shapes.py, the text tower has CLIP's vocabulary and length of texts, training
+    images are 32 pixels wide, one image a class is held out, and of the shifts there is none.
     """
     config.model.architecture = ""
-    config.model.sizes = clip_shapes.SIZES | {"vocabulary": 49408}
+    config.model.sizes = clip_shapes.SIZES | {"vocabulary": 49408, "context": 77}
     config.data.image_size = config.data.options.resize = clip_shapes.SIZES["image_size"]
     config.data.held_out = 1000
     config.train.update({"steps": 60, "batch_size": 64, "log_every_steps": 10, "evaluate_examples": 256})

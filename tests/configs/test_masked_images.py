@@ -159,7 +159,7 @@ def test_evaluation_and_studies():
 
 def test_local_models_are_those_of_clip_shapes_with_the_vocabulary_of_clip():
     classifier, _ = parts(get("runlocal"))
-    assert classifier.clip.sizes == Sizes(**clip_shapes.SIZES | {"vocabulary": 49408})
+    assert classifier.clip.sizes == Sizes(**clip_shapes.SIZES | {"vocabulary": 49408, "context": 77})
     assert get("runlocal").evaluation.natural_shift.sets == ("imagenet",)
     assert get("runlocal,schedule=released").optimizer.warmup_steps == 0
 
