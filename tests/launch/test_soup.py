@@ -8,6 +8,7 @@ import evaluate
 import exporting
 import ingredients
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import session
@@ -42,7 +43,7 @@ def root(read, tmp_path_factory):
         parts = assembly.build(config)
         variables = parts.method.init(jax.random.key(seed), {})
         checkpoints = checkpoint.Checkpoints(root / name)
-        checkpoints.save(TrainState(np.int32(4), *variables, {"unused": np.zeros(1)}), {})
+        checkpoints.save(TrainState(np.int32(4), *variables, {"unused": jnp.zeros(1)}), {})
         checkpoints.close()
         run_folder.write_json(root / name / "config.json", config.to_dict())
         exporting.weights(parts, variables, 4, root / name / session.EXPORTED)

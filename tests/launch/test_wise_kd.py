@@ -4,6 +4,7 @@ import assembly
 import beginning
 import command
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soup
@@ -59,7 +60,7 @@ def fine_tuned(root, build):
     start = beginning.first_variables(parts)(jax.random.key(0), {})
     tuned = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), start.params)
     checkpoints = checkpoint.Checkpoints(root / "ft")
-    checkpoints.save(TrainState(np.int32(1), tuned, start.state, {"unused": np.zeros(1)}), {})
+    checkpoints.save(TrainState(np.int32(1), tuned, start.state, {"unused": jnp.zeros(1)}), {})
     checkpoints.close()
     run_folder.write_json(root / "ft" / "config.json", parts.config.to_dict())
     return root / "ft"
