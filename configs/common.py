@@ -80,6 +80,9 @@ def base() -> ml_collections.ConfigDict:
     # norm and other couplings of examples see their part alone.
     config.train.microbatches = 1
     config.train.parallelism = "jit"  # or "pmap": same step, same state, same numbers up to rounding
+    # What is split over the devices of jit, each of which then holds its part: nothing, "optimizer" for its moments, or
+    # "all" for parameters and frozen towers, too. The numbers are the same up to rounding.
+    config.train.shard_state = "none"
     config.train.log_every_steps = 50
     config.train.evaluate_every_epochs = 1.0
     config.train.evaluate_split = "test"  # on which accuracy is measured during training; or "validation"

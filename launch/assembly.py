@@ -141,7 +141,7 @@ def in_one_view(parts: Parts) -> Parts:
     config = parts.config.copy_and_resolve_references()
     config.train.parallelism = "jit"
     classifier = network(config, parts.train)
-    method = _method(config.method, classifier, parts.test, len(parts.train), parts.texts)
+    method = _method(config, classifier, parts.test, len(parts.train), parts.texts)
     return parts._replace(config=config, classifier=classifier, method=method)
 
 

@@ -26,6 +26,7 @@ from rich.filesize import decimal
 from jrobust import data, loops
 from jrobust.errors import InputError
 from jrobust.training import collectives, cost, durations, parallel, program
+from jrobust.training.layout import bytes_on_each
 from jrobust.training.progress import duration
 from jrobust.training.state import count_parameters
 
@@ -132,11 +133,12 @@ def plan(parts: assembly.Parts, mesh: Mesh) -> Plan:
     """Compile the step of parts over a mesh.
 
     Raises:
-      InputError: the batch does not divide by the devices, or what else stops the training before it begins.
+      InputError: the batch does not divide by devices and microbatches, or what else stops the training before it
+        begins.
     """
     config = parts.config
     size = config.train.batch_size
-    parallel.check_divisible(size, mesh)
+    parallel.check_divisible(size, mesh, config.train.microbatches)
     batches = data.TrainBatches(parts.train, size, config.seed, resident=config.data.resident)
     batch, resident = jax.eval_shape(lambda *trees: trees, next(batches), batches.resident)
     batches.close()
@@ -202,7 +204,7 @@ def _memory(found: Plan, device: jax.Device) -> list[tuple[str, str]]:
         return [("memory", "unknown: this compiler does not tell its plan")]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     arguments = (
-        f"train state {decimal(bytes_of(found.state))}, training set {decimal(found.resident)},"
+        f"train state {decimal(bytes_on_each(found.state))}, training set {decimal(found.resident)},"
         f" batch {decimal(found.batch)}"
     )
     return [

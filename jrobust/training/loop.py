@@ -57,7 +57,7 @@ class Summary:
 
     Attributes:
       step, total_steps: where it stopped and where it was to stop.
-      train_state: the state there, on the mesh.
+      train_state: the state there, on the mesh, parameters and method's state whole on every device.
       metrics: the newest measurements on held-out images.
       resumed_from: the step of the checkpoint it started from, 0 for none.
       parameters: number of trained scalars.
@@ -179,7 +179,7 @@ class _Run:
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.example)
             create = jax.jit(
                 lambda variables: train_states.create(variables, self.optimizer.tx),
-                out_shardings=self.parallel.replicated,
+                out_shardings=self.parallel.layout,
             )
             self.state = create(self.parallel.replicate(initialize(init_key, zeros)))
         else:
@@ -226,7 +226,7 @@ class _Run:
         return Summary(
             step=self.step,
             total_steps=self.total,
-            train_state=self.state,
+            train_state=self.parallel.gather(self.state),
             metrics=self.metrics,
             resumed_from=self.resumed_from,
             parameters=parameters,
@@ -255,7 +255,9 @@ class _Run:
         if test_batches is not None and durations.due(self.step, self.evaluate_every, self.total):
             jax.block_until_ready(self.state)  # or the pause would take in the steps under way
             with clock.paused():
-                accuracy = self.accuracy(self.method.deployed(self.state.variables), test_batches())
+                accuracy = self.accuracy(
+                    self.method.deployed(self.parallel.gather(self.state).variables), test_batches()
+                )
                 measured = {f"{self.split}_accuracy": shortest(accuracy)}
             self.metrics = measured
             log.metrics(self.step, self._position() | measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jrobust.errors import InputError, unknown
 from jrobust.training import processes
+from jrobust.training.method import Metrics
+from jrobust.training.state import TrainState
 from jrobust.training.step import TrainStep
 
 AXIS = "data"
@@ -93,18 +96,22 @@ def check_divisible(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
 class Parallel:
     """A train step over a mesh. It can be called as it is, or compiled ahead with `compile`.
 
-    The train state, the resident arrays and the key are replicated (`replicate`); a batch is split along its leading
-    axis (`shard`). States pass freely between the two modes. The train state is donated: after a call the one passed in
-    is gone.
+    The resident arrays and the key are replicated (`replicate`); a batch is split along its leading axis (`shard`). The
+    train state lies as `layout` says. States pass freely between the two modes. The train state is donated: after a
+    call the one passed in is gone.
+
+    Attributes:
+      layout: the sharding of the train state, one for all of it or a tree of them.
     """
 
     step: Any
     mesh: Mesh
     mode: str
+    layout: Any
 
     @property
     def replicated(self) -> NamedSharding:
-        """The layout of the state on the mesh."""
+        """The layout of what every device has whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
@@ -125,6 +132,14 @@ class Parallel:
         """Return the shapes of what `replicate` returns."""
         shapes = jax.eval_shape(lambda tree: tree, tree)
         return jax.tree.map(lambda leaf: _laid_out(leaf, leaf.shape, self.replicated), shapes)
+
+    def gather(self, train_state: TrainState) -> TrainState:
+        """Return the train state with whole parameters and method's state on every device, as other programs take them.
+
+        Those that are whole already are taken as they are; what the optimizer remembers stays as it lies.
+        """
+        params, state = jax.device_put((train_state.params, train_state.state), self.replicated)
+        return dataclasses.replace(train_state, params=params, state=state)
 
     def shard(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Put a host batch on the devices, an equal part on each; of several processes each gives its own part.
@@ -151,7 +166,7 @@ class Parallel:
         return (*first, *leaf.shape[1:])
 
     def __call__(self, train_state: Any, batch: Any, resident: Any, key: jax.Array) -> Any:
-        """Run the step on arguments placed by `replicate` and `shard`."""
+        """Run the step on arguments placed by `layout`, `shard` and `replicate`."""
         return self.step(train_state, batch, resident, key)
 
     def compile(self, train_state: Any, batch: Any, resident: Any, key: jax.Array) -> jax.stages.Compiled:
@@ -163,13 +178,15 @@ def _laid_out(leaf: Any, shape: tuple[int, ...], layout: NamedSharding) -> jax.S
     return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=layout)
 
 
-def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit") -> Parallel:
+def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit", layout: Any = None) -> Parallel:
     """Return `step` over the devices of a mesh.
 
     Args:
       step: from `make_train_step(..., axis_name=axis_name(mode))`.
       mesh: one-dimensional, named `data`; one device is the mesh of size 1.
       mode: "jit": the step sees the whole batch and the compiler splits the work. "pmap": a device sees its own part.
+      layout: of the train state, from `state_layout`; by default it is whole on every device. A step under "jit" takes
+        parameters and method's state whole all the same: what is split of them is gathered as it begins.
 
     Raises:
       InputError: the mode is neither jit nor pmap, or pmap over several processes.
@@ -179,10 +196,22 @@ def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit") -> Parallel:
         # There jax.pmap takes and returns arrays of the devices of one process, so a state would not be one array that
         # is saved once and passes to jit.
         raise InputError("train.parallelism=pmap trains in one process: set train.parallelism=jit for several")
+    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    layout = replicated if layout is None else layout
     if axis is None:
-        replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-        layout = (replicated, split, replicated, replicated)
-        wrapped = jax.jit(step, donate_argnums=0, in_shardings=layout, out_shardings=replicated)
+
+        @functools.wraps(step)
+        def on_whole(train_state: TrainState, *arguments: Any) -> tuple[TrainState, Metrics]:
+            # Or the compiler might split the network by its kernels where the examples are to be split.
+            whole = jax.lax.with_sharding_constraint((train_state.params, train_state.state), replicated)
+            return step(dataclasses.replace(train_state, params=whole[0], state=whole[1]), *arguments)
+
+        wrapped = jax.jit(
+            step if layout is replicated else on_whole,
+            donate_argnums=0,
+            in_shardings=(layout, split, replicated, replicated),
+            out_shardings=(layout, replicated),
+        )
     else:
         # The axis bears the name of the mesh's: so the arrays are taken and returned as they lie, and one compilation
         # is enough.
@@ -194,4 +223,4 @@ def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit") -> Parallel:
             donate_argnums=0,
             devices=list(mesh.devices.flat),
         )
-    return Parallel(wrapped, mesh, mode)
+    return Parallel(wrapped, mesh, mode, layout)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jrobust.training import optimizers, parallel
 from jrobust.training import state as train_states
+from jrobust.training.layout import state_layout
 from jrobust.training.method import Batch, Method
 from jrobust.training.state import TrainState
 from jrobust.training.step import Prepare, TrainStep, make_train_step
@@ -54,7 +55,7 @@ def assemble(
       steps_per_epoch, total_steps: of the run, for the schedule of learning rates.
 
     Raises:
-      InputError: an optimizer or a way of parallelism that there is not.
+      InputError: an optimizer, a way of parallelism or a layout that there is not.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     example = jax.eval_shape(prepare, dict(batch), resident, key)
@@ -66,6 +67,9 @@ def assemble(
     step = make_train_step(
         method, optimizer.tx, prepare, parallel.axis_name(mode), microbatches=config.train.microbatches
     )
-    wrapped = parallel.parallelize(step, mesh, mode)
     state = jax.eval_shape(lambda variables: train_states.create(variables, optimizer.tx), variables)
-    return Program(step, wrapped, optimizer, example, wrapped.shapes(state))
+    layout = state_layout(state, mesh, mode, config.train.shard_state)
+    shapes = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, layout
+    )
+    return Program(step, parallel.parallelize(step, mesh, mode, layout), optimizer, example, shapes)

@@ -19,7 +19,7 @@ from jrobust.training import optimizers
 
 LENGTH = ("train.steps", "train.examples", "train.epochs")
 # Where and how a run computes, what is kept and measured: nothing of it changes what is trained.
-WITHOUT_EFFECT = ("train.parallelism", "data.dir", "data.resident", "checkpoint", "evaluation")
+WITHOUT_EFFECT = ("train.parallelism", "train.shard_state", "data.dir", "data.resident", "checkpoint", "evaluation")
 # What may change between the sessions of a run; `pretrain` is the config of a first one.
 FREE = (*LENGTH, *WITHOUT_EFFECT, *(f"pretrain.{name}" for name in WITHOUT_EFFECT))
 # Keys that the runs of earlier versions do not have, also where a config is part of a record.
@@ -29,6 +29,7 @@ ADDED = {f"optimizer.{name}": value for name, value in optimizers.ADDED.items()}
     "data.augment.resize": 0,
     "data.augment.center_crop": False,
     "train.microbatches": 1,
+    "train.shard_state": "none",
 }
 
 

@@ -25,7 +25,7 @@ def make_state(step=0, width=4, dtype=jnp.float32):
 
 
 def abstract(state, devices=1):
-    layout = parallel.Parallel(None, parallel.make_mesh(devices), "jit").replicated
+    layout = parallel.parallelize(lambda *arguments: arguments, parallel.make_mesh(devices)).replicated
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), state)
 
 

@@ -70,7 +70,7 @@ def test_every_mode_and_mesh_equals_one_device(mode, devices, single):
     assert traces == 1
     assert int(state.step) == STEPS and int(state.state["seen"]) == STEPS
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
-    layout = parallel.Parallel(None, parallel.make_mesh(devices), mode).replicated
+    layout = parallel.parallelize(lambda *arguments: arguments, parallel.make_mesh(devices)).replicated
     assert all(leaf.sharding.is_equivalent_to(layout, leaf.ndim) for leaf in jax.tree.leaves(state))
 
 

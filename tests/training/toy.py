@@ -147,6 +147,7 @@ def config(**train):
                 "examples": 0,
                 "epochs": 0.0,
                 "microbatches": 1,
+                "shard_state": "none",
                 "parallelism": "jit",
                 "log_every_steps": 5,
                 "evaluate_every_epochs": 1.0,
