@@ -18,12 +18,9 @@ memory the compiler plans. Then: seconds beside FT-Standard's; whether the text 
 is lowered once more with a text tower of one layer and eight words (nothing may change); device, versions, commit and
 load. The same is written as JSON lines, one a row; `benchmarks/measure.py` says how each number is made.
 
-Counted by hand, in forward passes of the image tower: FT 3 (forward, and the reverse in activations and in weights);
-TeCoA 2 k + 3 with k steps of the attack, each forward and the reverse in the image; PMG-AFT 2 k + 3 + 3 + 1, the last
-two for the clean images and for the original tower. With prompts no weight of the tower has a gradient: 2 k + 2, and
-2 k + 2 + 2 + 1, of passes with the prompts' tokens (the original sees none). PGD-k 2 k + 2. PyTorch's row has the
-passes of ours, whatever its own code takes; there all prompts are encoded in every pass
-(benchmarks/torch_clip.py), which is most of its work where images are few or small, as with --local.
+What is counted by hand is in benchmarks/passes.py; PGD-k with both predictions is 2 k + 2. PyTorch's row has the passes
+of ours, whatever its own code takes; there all prompts are encoded in every pass (benchmarks/torch_clip.py), which is
+most of its work where images are few or small, as with --local.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from benchmarks import measure, options, training
+from benchmarks import options, passes, training
 from configs import pmg_aft_tiny_imagenet
 from jrobust import methods
 from jrobust.attacks import linf, pgd, untargeted
@@ -52,8 +49,6 @@ from jrobust.methods.network import accuracy
 from jrobust.models import zoo
 from jrobust.models.clip.architectures import ARCHITECTURES
 from jrobust.models.clip.zero_shot import ZeroShot
-from jrobust.training import cost
-from jrobust.training import state as train_states
 
 SMALL = "small"  # the tower of configs/clip_shapes.py
 VARIANTS = ("ft", "tecoa", "pmg_aft", "vpt_tecoa", "vpt_pmg_aft")
@@ -98,8 +93,10 @@ def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
         programs,
         {"model": chosen.model, "dtype": dtype, "batch": chosen.batch, "image_size": chosen.image_size},
         chosen.repeats,
-        forward_flops=lambda name: forward_flops(name if name in VARIANTS else "ft", chosen.model, dtype, chosen.batch),
-        counted=passes,
+        forward_flops=lambda name: training.forward_flops(
+            classifier(name if name in VARIANTS else "ft", chosen.model, dtype), chosen.batch
+        ),
+        counted=lambda name: counted(name, chosen.model),
         baseline="ft",
     )
 
@@ -110,17 +107,18 @@ def variants(model: str) -> tuple[str, ...]:
     return VARIANTS if patch else tuple(name for name in VARIANTS if not name.startswith("vpt_"))
 
 
-def passes(name: str, steps: int) -> float:
-    """Return the forward passes' worth of a program, counted by hand as at the top of this file.
+def counted(name: str, model: str) -> float:
+    """Return the forward passes' worth of a program, counted by hand; PGD and both predictions are 2 k + 2.
 
-    >>> [passes(name, 2) for name in ("ft", "tecoa", "pmg_aft", "vpt_tecoa", "vpt_pmg_aft")], passes("pgd_10 32x32", 10)
+    >>> [counted(name, SMALL) for name in VARIANTS], counted("pgd_10 32x32", SMALL)
     ([3.0, 7.0, 11.0, 6.0, 9.0], 22.0)
     """
-    name = name.removeprefix(f"{TORCH} ")
     if name.startswith(PGD):
-        return 2.0 * steps + 2
-    backward, attack = 2.0 if name.startswith("vpt_") else 3.0, 0.0 if name == "ft" else 2.0 * steps
-    return attack + backward * (2 if name.endswith("pmg_aft") else 1) + (1 if name.endswith("pmg_aft") else 0)
+        return 2.0 * config_of("ft", "ViT-B/32").evaluation.zero_shot.num_steps + 2
+    config = config_of(name.removeprefix(f"{TORCH} "), model)
+    found = passes.of_step(config.method, prompts=bool(config.model.get("prompts")))
+    assert found is not None
+    return found
 
 
 @functools.cache
@@ -183,9 +181,7 @@ def compile_pgd(network: ZeroShot, batch: int, side: int) -> training.Program:
 
     arguments = params, state, images, labels, jax.random.key(1)
     with jax.default_matmul_precision("highest"):  # as the suite
-        compiled, seconds = measure.compile_ahead(jax.jit(attacked), *arguments)
-        fields = measure.program_fields(compiled, seconds, attacked, *arguments)
-    return training.Program(lambda: compiled(*arguments), config.num_steps, fields)
+        return training.compile_call(attacked, *arguments, steps=config.num_steps)
 
 
 def torch_step(model: str, dtype: str, batch: int) -> training.Program:
@@ -221,33 +217,11 @@ def text_tower_in_step(model: str, dtype: str, batch: int) -> bool:
     other = dataclasses.replace(network, clip=dataclasses.replace(network.clip, sizes=sizes))
     config = config_of("pmg_aft", model)
     texts = []
-    for found in (network, other):
-        step, arguments = abstract(config, found, batch)
-        texts.append(jax.jit(step).lower(*arguments).as_text())
+    for tower in (network, other):
+        method = methods.build(config.method, tower)
+        found, arguments = training.assemble(config, method, batch, (IMAGE_SIZE, IMAGE_SIZE, 3))
+        texts.append(jax.jit(found.step).lower(*arguments).as_text())
     return texts[0] != texts[1]
-
-
-def abstract(config: Any, network: ZeroShot, batch: int) -> tuple[Any, tuple[Any, ...]]:
-    """Return the step of a config with a network, and the shapes of its arguments; nothing is computed."""
-    method = methods.build(config.method, network)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(method.init, key, {})
-    step, tx = training.make_step(config, method, variables)
-    state = jax.eval_shape(lambda v: train_states.create(v, tx), variables)
-    resident = {
-        "image": jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-    }
-    return step, (state, {"index": resident["label"]}, resident, key)
-
-
-@functools.cache
-def forward_flops(variant: str, model: str, dtype: str, batch: int) -> float | None:
-    """Return the compiler's FLOPs of one forward pass of the image tower on images of its size."""
-    network = classifier(variant, model, dtype)
-    params, state = jax.eval_shape(network.init, jax.random.key(0))
-    images = jax.ShapeDtypeStruct((batch, network.resize_to, network.resize_to, 3), jnp.float32)
-    return cost.flops(lambda p, s, x: network.apply(p, s, x).logits, params, state, images)
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:

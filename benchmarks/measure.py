@@ -116,14 +116,16 @@ def program_fields(
     }
 
 
-def rates(row: Mapping[str, Any], *, matrix_rate: float, forward_flops: float | None, counted: float) -> dict[str, Any]:
+def rates(
+    row: Mapping[str, Any], *, matrix_rate: float, forward_flops: float | None, counted: float | None
+) -> dict[str, Any]:
     """Return what follows from a row's `seconds_median`, `batch`, `steps` and `flops`.
 
     Args:
       row: `steps` is the number of gradient evaluations of the attack, 0 without one.
       matrix_rate: FLOP/s of the matrix product, over all devices.
       forward_flops: of one forward pass of the batch.
-      counted: the forward passes' worth of convolutions that the program needs, counted by hand.
+      counted: the forward passes' worth of convolutions that the program needs, counted by hand; None if unknown.
     """
     seconds, work = row["seconds_median"], row.get("flops")
     return {
@@ -133,7 +135,7 @@ def rates(row: Mapping[str, Any], *, matrix_rate: float, forward_flops: float | 
         "passes": work / forward_flops if work is not None and forward_flops is not None else None,
         "passes_counted": counted,
         "matrix_flops_per_second": matrix_rate,
-        "floor_seconds": forward_flops * counted / matrix_rate if forward_flops is not None else None,
+        "floor_seconds": None if forward_flops is None or counted is None else forward_flops * counted / matrix_rate,
         "share": work / seconds / matrix_rate if work is not None else None,
     }
 
@@ -168,11 +170,16 @@ def write(rows: Sequence[Mapping[str, Any]], name: str, output: str, title: str)
 
     What the table is of and the command that was typed are in every row.
     """
-    path = pathlib.Path(output) if output else ROOT / "benchmarks" / "results" / _file_name(rows[0], name)
+    path = results_file(rows, name, output)
     path.parent.mkdir(parents=True, exist_ok=True)
     added = {"benchmark": name, "title": title, "command": command()}
     path.write_text("".join(json.dumps(row | added, allow_nan=False) + "\n" for row in map(dict, rows)))
     return path
+
+
+def results_file(rows: Sequence[Mapping[str, Any]], name: str, output: str) -> pathlib.Path:
+    """Return where `write` writes."""
+    return pathlib.Path(output) if output else ROOT / "benchmarks" / "results" / _file_name(rows[0], name)
 
 
 def command() -> str:

@@ -45,7 +45,9 @@ def parser(description: str, models: str = f"{MODEL} (default), wrn-16-4, resnet
     result.add_argument("--model", default="", help=models)
     result.add_argument("--batch", type=int, default=0, help="images; default 256, on CPU 16")
     result.add_argument("--repeats", type=int, default=0, help="timed calls of each program; default 20, on CPU 5")
-    result.add_argument("--dtype", default=",".join(DTYPES), help="float32, bfloat16, or both with a comma between")
+    result.add_argument(
+        "--dtype", help="float32, bfloat16 or both, float32,bfloat16; default both, with --local float32"
+    )
     result.add_argument("--local", action="store_true", help="tiny sizes: under two minutes on two cores")
     result.add_argument("--output", default="", help="file of JSON lines; default benchmarks/results/...")
     return result
@@ -62,11 +64,12 @@ def resolve(options: argparse.Namespace, *, local_model: str, model: str = MODEL
     options.model = options.model or (local_model if options.local else model)
     options.batch = options.batch or (8 if options.local else 16 if small else 256)
     options.repeats = options.repeats or (3 if options.local else 5 if small else 20)
-    options.dtype = tuple(filter(None, options.dtype.split(",")))
+    default = DTYPES[0] if options.local else ",".join(DTYPES)
+    options.dtype = tuple(filter(None, (default if options.dtype is None else options.dtype).split(",")))
     for dtype in options.dtype:
         if dtype not in DTYPES:
             raise unknown("--dtype", dtype, DTYPES)
-    for name in ("batch", "repeats", "steps", "image_size"):
+    for name in ("batch", "repeats", "steps", "image_size", "microbatches"):
         if getattr(options, name, 1) < 1:
             raise InputError(f"--{name.replace('_', '-')}={getattr(options, name)}: expected a positive whole number")
     if not options.dtype:

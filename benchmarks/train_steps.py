@@ -13,11 +13,7 @@ It prints a table: images/s, attack steps/s (images x gradient evaluations of th
 the seconds of one step, seconds to compile, GFLOP as the compiler counts them, the cost in forward passes, the floor
 (the passes counted by hand at the device's measured matrix rate), the share of that rate, and the memory the compiler
 plans; then what a step costs beside a natural one; device, versions, commit and load. The same is written as JSON
-lines, one a row; `benchmarks/measure.py` says how each number is made.
-
-Counted by hand, in forward passes: natural 3; PGD-k 2 k + 3; ART with a steps 2 + 6 a + 18 + 3, where 6 is a forward
-pass, two pullbacks and the reverse of these three in the input, and 18 the same and the reverse in the weights (9) for
-twice the images; LfF 3 for each of its networks; BiasAdv with k steps 4 k + 3 besides, for each step goes through both.
+lines, one a row; `benchmarks/measure.py` says how each number is made, benchmarks/passes.py what is counted by hand.
 """
 
 from __future__ import annotations
@@ -29,15 +25,13 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 
-from benchmarks import options, training
+from benchmarks import options, passes, training
 from configs import art_cifar10, biasadv_cifar10c
 from jrobust import methods
 from jrobust.errors import InputError
-from jrobust.training import cost, parallel
+from jrobust.training import parallel
 
 VARIANTS = ("natural", "pgd", "art", "lff", "biasadv")
 BIASADV = {"lff": "method=lff", "biasadv": "method=lff,biasadv"}
@@ -61,25 +55,26 @@ def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
         console.print(f"{chosen.model} in {dtype}: compiling {variant}", highlight=False)
         programs[variant] = compile_step(variant, chosen.model, dtype, chosen.batch, chosen.mode)
     console.print(f"{chosen.model} in {dtype}: measuring", highlight=False)
-    forward = forward_flops(chosen.model, dtype, chosen.batch)
+    forward = training.forward_flops(options.classifier(chosen.model, dtype), chosen.batch)
     return training.timed(
         programs,
         {"model": chosen.model, "dtype": dtype, "mode": chosen.mode, "batch": chosen.batch},
         chosen.repeats,
         forward_flops=lambda name: forward,
-        counted=passes,
+        counted=counted,
         baseline="natural",
     )
 
 
-def passes(variant: str, steps: int) -> float:
-    """Return the forward passes' worth of convolutions in a step, counted by hand as at the top of this file.
+def counted(variant: str) -> float:
+    """Return the forward passes' worth of convolutions in a step, counted by hand.
 
-    >>> passes("natural", 0), passes("pgd", 10), passes("art", 3), passes("lff", 0), passes("biasadv", 5)
-    (3.0, 23.0, 41.0, 6.0, 29.0)
+    >>> [counted(variant) for variant in VARIANTS]
+    [3.0, 23.0, 41.0, 6.0, 29.0]
     """
-    art = 2.0 + 6 * steps + 18 + 3
-    return {"natural": 3.0, "pgd": 2.0 * steps + 3, "art": art, "lff": 6.0, "biasadv": 6.0 + 4 * steps + 3}[variant]
+    found = passes.of_step(get_config(variant).method)
+    assert found is not None
+    return found
 
 
 def get_config(variant: str) -> Any:
@@ -98,24 +93,14 @@ def make_method(variant: str, model: str, dtype: str, axis_name: str | None = No
 
 def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) -> training.Program:
     """Compile the step over all devices and place what it needs."""
+    config = get_config(variant)
+    config.train.parallelism = mode
     return training.compile_step(
-        get_config(variant),
+        config,
         lambda axis: make_method(variant, model, dtype, axis),
         batch,
         shape=options.INPUT_SHAPE,
         num_classes=options.NUM_CLASSES,
-        mode=mode,
-    )
-
-
-def forward_flops(model: str, dtype: str, batch: int) -> float | None:
-    """Return the compiler's FLOPs of one forward pass in train mode."""
-    classifier = make_method("natural", model, dtype).classifier
-    params, batch_stats = jax.eval_shape(classifier.init, jax.random.key(0))
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    images = jax.ShapeDtypeStruct((batch, *options.INPUT_SHAPE), jnp.float32)
-    return cost.flops(
-        lambda p, s, x, k: classifier.apply(p, s, x, train=True, keys=k).logits, params, batch_stats, images, keys
     )
 
 

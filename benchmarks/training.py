@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,8 @@ from rich.console import Console
 
 from benchmarks import measure, tables
 from jrobust.data.pipeline import make_prepare
-from jrobust.training import cost, optimizers, parallel
+from jrobust.training import cost, parallel, program
 from jrobust.training import state as train_states
-from jrobust.training.step import make_train_step
 
 RESIDENT_BATCHES = 4  # of images on the device
 
@@ -26,58 +26,75 @@ class Program(NamedTuple):
       run: takes the next step.
       steps: of the attack.
       fields: of its row.
+      cost: counts what one call costs, which may compile it once more.
     """
 
     run: Callable[[], Any]
     steps: int
     fields: dict[str, Any]
+    cost: Callable[[], cost.Cost] | None = None
 
 
-def make_step(config: Any, method: Any, variables: Any, axis: str | None = None) -> tuple[Any, Any]:
-    """Return the training step of a config with this method, and the optimizer that it uses."""
-    tx = optimizers.build(config.optimizer, variables.params, steps_per_epoch=100, total_steps=1000).tx
-    return make_train_step(method, tx, make_prepare(config.data.augment), axis), tx
+def assemble(config: Any, method: Any, batch: int, shape: Sequence[int]) -> tuple[program.Program, tuple[Any, ...]]:
+    """Return the step of a config with a method, and the shapes of its arguments; nothing is computed.
+
+    Args:
+      config: its augmentation, its optimizer and its section `train` are taken.
+      method: for the devices of `config.train.parallelism`.
+      batch: images, on all devices together.
+      shape: of an image on the device.
+    """
+    count = RESIDENT_BATCHES * batch
+    resident = {
+        "image": jax.ShapeDtypeStruct((count, *shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((count,), jnp.int32),
+    }
+    index = {"index": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+    found = program.assemble(
+        method,
+        config,
+        index,
+        resident,
+        prepare=make_prepare(config.data.augment),
+        mesh=parallel.make_mesh(),
+        steps_per_epoch=100,
+        total_steps=1000,
+    )
+    return found, (found.state, index, resident, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def compile_step(
-    config: Any,
-    make_method: Callable[[str | None], Any],
-    batch: int,
-    *,
-    shape: Sequence[int],
-    num_classes: int,
-    mode: str = "jit",
+    config: Any, make_method: Callable[[str | None], Any], batch: int, *, shape: Sequence[int], num_classes: int
 ) -> Program:
     """Compile the step of a config over all devices and place what it needs.
 
     Args:
-      config: its augmentation and its optimizer are taken.
+      config: as for `assemble`, as are batch and shape.
       make_method: from the name of the axis of devices to the method.
-      batch: images, on all devices together.
-      shape: of an image on the device.
       num_classes: of the labels.
-      mode: of `parallel.MODES`.
     """
-    axis = parallel.axis_name(mode)
-    method = make_method(axis)
-    variables = jax.jit(method.init)(jax.random.key(0), {})  # arrays that share nothing: they will be donated
-    train_step, tx = make_step(config, method, variables, axis)
-    step = parallel.parallelize(train_step, parallel.make_mesh(), mode)
+    method = make_method(parallel.axis_name(config.train.parallelism))
+    assembled, _ = assemble(config, method, batch, shape)
+    step = assembled.parallel
 
     rng = np.random.default_rng(0)
     count = RESIDENT_BATCHES * batch
-    resident = {
+    images = {
         "image": rng.integers(0, 256, (count, *shape), np.uint8),
         "label": rng.integers(0, num_classes, count, np.int32),
     }
-    start = train_states.create(variables, tx)
-    state, resident, key = (step.replicate(tree) for tree in (start, resident, jax.random.key(1)))
+    variables = jax.jit(method.init)(jax.random.key(0), {})  # arrays that share nothing: they will be donated
+    start = train_states.create(variables, assembled.optimizer.tx)
+    state = jax.device_put(start, step.layout)
+    resident, key = (step.replicate(tree) for tree in (images, jax.random.key(1)))
     placed = [
         step.shard({"index": np.arange(i * batch, (i + 1) * batch, dtype=np.int32)}) for i in range(RESIDENT_BATCHES)
     ]
     compiled, seconds = measure.compile_ahead(step.step, state, placed[0], resident, key)
-    whole, _ = make_step(config, make_method(None), variables)  # the work of all devices together
-    fields = measure.program_fields(compiled, seconds, whole, state, {"index": jnp.arange(batch)}, resident, key)
+    in_one_view = config.copy_and_resolve_references()  # the work of all devices together
+    in_one_view.train.parallelism = "jit"
+    whole, shapes = assemble(in_one_view, make_method(None), batch, shape)
+    fields = measure.program_fields(compiled, seconds, whole.step, *shapes)
 
     done = 0
 
@@ -87,7 +104,25 @@ def compile_step(
         done += 1
         return metrics
 
-    return Program(run, config.method.get("biasadv", config.method).get("num_steps", 0), fields)
+    steps = config.method.get("biasadv", config.method).get("num_steps", 0)
+    return Program(run, steps, fields, lambda: cost.of_compiled(compiled, whole.step, *shapes))
+
+
+def compile_call(function: Callable, *arguments: Any, steps: int) -> Program:
+    """Compile a function of these arrays on one device; `steps` are those of the attack that it is."""
+    compiled, seconds = measure.compile_ahead(jax.jit(function), *arguments)
+    fields = measure.program_fields(compiled, seconds, function, *arguments)
+    return Program(
+        lambda: compiled(*arguments), steps, fields, lambda: cost.of_compiled(compiled, function, *arguments)
+    )
+
+
+@functools.cache
+def forward_flops(network: Any, batch: int) -> float | None:
+    """Return the compiler's FLOPs of one forward pass of a batch through a network, in inference."""
+    params, state = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((batch, *network.input_shape), jnp.float32)
+    return cost.flops(lambda p, s, x: network.apply(p, s, x, mask_mode="mean").logits, params, state, images)
 
 
 def timed(
@@ -96,7 +131,7 @@ def timed(
     repeats: int,
     *,
     forward_flops: Callable[[str], float | None],
-    counted: Callable[[str, int], float],
+    counted: Callable[[str], float],
     baseline: str,
 ) -> list[dict[str, Any]]:
     """Time programs of one type in turns, beside a matrix product, and return their rows.
@@ -106,20 +141,20 @@ def timed(
       fields: of every row; `dtype` and `batch` among them.
       repeats: of each program.
       forward_flops: of a program's name: the FLOPs of one forward pass of the batch.
-      counted: of a name and the steps of its attack: the forward passes' worth of its work, counted by hand.
+      counted: of a name: the forward passes' worth of its work, counted by hand.
       baseline: the program that the seconds of the others are compared with.
     """
     product, product_flops = cost.matrix_product(fields["dtype"])
     timings = measure.in_turns({"matrix product": product} | {name: p.run for name, p in programs.items()}, repeats)
     matrix_rate = jax.device_count() * product_flops / min(timings["matrix product"].seconds)
     rows = []
-    for name, program in programs.items():
-        row = {"name": name, "program": name, **fields, "steps": program.steps} | timings[name].row() | program.fields
+    for name, found in programs.items():
+        row = {"name": name, "program": name, **fields, "steps": found.steps} | timings[name].row() | found.fields
         row |= measure.rates(
             row,
             matrix_rate=matrix_rate,
             forward_flops=forward_flops(name),
-            counted=counted(name, program.steps),
+            counted=counted(name),
         )
         row[f"seconds_over_{baseline}"] = measure.ratio(timings[name], timings[baseline])
         rows.append(row | measure.machine())

@@ -1,23 +1,20 @@
 import jax
 import pytest
 
-from benchmarks import clip_steps
+from benchmarks import clip_steps, training
+from jrobust import methods
 from jrobust.errors import InputError
 from jrobust.training import cost
-
-
-def test_passes_counted_by_hand():
-    assert [clip_steps.passes(name, 2) for name in clip_steps.VARIANTS] == [3.0, 7.0, 11.0, 6.0, 9.0]
-    assert clip_steps.passes("pgd_10 32x32", 10) == 22.0
 
 
 @pytest.mark.parametrize("variant", ["pmg_aft", "vpt_pmg_aft"])
 def test_the_compiler_counts_what_is_counted_by_hand(variant):
     """No weight gradient in the attack, no pass twice, and a frozen tower without weight gradients."""
     network = clip_steps.classifier(variant, clip_steps.SMALL, "float32")
-    step, arguments = clip_steps.abstract(clip_steps.config_of(variant, clip_steps.SMALL), network, 2)
-    forward = clip_steps.forward_flops(variant, clip_steps.SMALL, "float32", 2)
-    assert cost.flops(step, *arguments) / forward == pytest.approx(clip_steps.passes(variant, 2), rel=0.08)
+    config = clip_steps.config_of(variant, clip_steps.SMALL)
+    step, arguments = training.assemble(config, methods.build(config.method, network), 2, (64, 64, 3))
+    found = cost.flops(step.step, *arguments) / training.forward_flops(network, 2)
+    assert found == pytest.approx(clip_steps.counted(variant, clip_steps.SMALL), rel=0.08)
 
 
 def test_the_text_tower_is_not_in_the_step(monkeypatch):

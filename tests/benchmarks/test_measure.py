@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import attack_steps, contenders, measure, options, tables, train_steps
+from benchmarks import attack_steps, contenders, measure, options, tables
 from jrobust.errors import InputError
 
 
@@ -42,10 +42,6 @@ def test_rates_by_hand():
     }
     unknown = measure.rates(row | {"flops": None, "steps": 0}, matrix_rate=100.0, forward_flops=None, counted=3.0)
     assert [unknown[name] for name in ("attack_steps_per_second", "passes", "floor_seconds", "share")] == [None] * 4
-
-
-def test_passes_counted_by_hand():
-    assert [train_steps.passes(*p) for p in (("natural", 0), ("pgd", 10), ("art", 3))] == [3.0, 23.0, 41.0]
 
 
 @pytest.mark.parametrize(
