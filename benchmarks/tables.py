@@ -41,9 +41,14 @@ COLUMNS = (
     ("forward", "forward", "{:,.0f}"),
     ("backward", "backward", "{:,.0f}"),
     ("slots used %", "slots_used", "{:.0f}"),
+    ("GFLOP by hand", "flops_by_hand", "{:.4g}"),
     ("GFLOP", "flops", "{:.4g}"),
+    ("GB", "bytes", "{:.3g}"),
+    ("FLOP/byte", "intensity", "{:.3g}"),
     ("passes", "passes", "{:.1f}"),
     ("floor s", "floor_seconds", "{:.3g}"),
+    ("bound by", "bound_by", "{}"),
+    ("% of floor", "reached", "{:.0f}"),
     ("% of matmul", "share", "{:.0f}"),
     ("MiB", "program_bytes", "{:.0f}"),
 )
@@ -56,7 +61,15 @@ RATIOS = (
 )
 _TEXTS = ("name", "part", "model", "dtype")
 _SHARED = ("model", "dtype", "batch")  # which are said below the table where all rows have the same
-_UNITS = {"flops": 1e-9, "share": 100, "slots_used": 100, "program_bytes": 2**-20}
+_UNITS = {
+    "flops": 1e-9,
+    "flops_by_hand": 1e-9,
+    "bytes": 1e-9,
+    "share": 100,
+    "reached": 100,
+    "slots_used": 100,
+    "program_bytes": 2**-20,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
@@ -159,6 +172,8 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if rate:
         rates = ", ".join(f"{value / 1e9:.4g} GFLOP/s in {dtype}" for dtype, value in rate.items())
         lines.append(f"matrix product in this process: {rates}")
+    if any(bandwidth := [row["bytes_per_second"] for row in rows if row.get("bytes_per_second")]):
+        lines.append(f"memory in this process: {max(bandwidth) / 1e9:.4g} GB/s read and written")
     before, after = (cell(load, "{:.2f}") for load in (first["load_before"], last["load_after"]))
     lines.append(f"load average before {before}, after {after}")
     if measure.is_busy(first):
