@@ -12,7 +12,6 @@ masked images, on one image in all of ImageNet's classes, the masked step, and o
 import importlib
 import itertools
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -32,6 +31,7 @@ from jrobust.evaluation import Record
 from jrobust.models.clip import CLIP
 from jrobust.models.clip.architectures import Sizes
 from jrobust.weights import clip_layouts
+from tests import compilation
 from tests.data.conftest import Layouts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -279,14 +279,8 @@ def test_every_config_is_here():
 @pytest.mark.parametrize("name", CASES)
 def test_config(name, data_dir, tmp_path):
     case, workdir = CASES[name], tmp_path / "run"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "compiled"),
-    }
-    done = subprocess.run(
-        command(name, data_dir, workdir), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    words, environment = command(name, data_dir, workdir), compilation.environment()
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     # After two steps a check of the sanity suite may well fail, which is then said and is the status.
     assert done.returncode == ("sanity failed" in done.stderr), done.stderr
 

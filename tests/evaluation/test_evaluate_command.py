@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from jrobust.evaluation import Record, suites
 from jrobust.training import run_folder
 from jrobust.training.checkpoint import Checkpoints
 from jrobust.training.state import TrainState
+from tests import compilation
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -47,8 +47,7 @@ def saved(folder, scale=1.0):
 
 def run(*arguments):
     command = [sys.executable, str(ROOT / "launch" / "evaluate.py"), *arguments]
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, env=compilation.environment(), check=False, cwd="/")
 
 
 def test_evaluates_a_checkpoint_and_refreshes_the_report(workdir):
