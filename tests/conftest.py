@@ -1,6 +1,10 @@
-"""Settings of every test: simulated devices, and compiled programs kept between runs."""
+"""Settings of every test: simulated devices, and compiled programs kept between runs and freed in time."""
 
+import gc
 import os
+import pathlib
+
+import pytest
 
 from tests import compilation
 
@@ -12,3 +16,14 @@ import jax
 
 jax.config.update("jax_compilation_cache_dir", compilation.CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+MAPPINGS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs():
+    """Frees a process's compiled programs before they reach the 65,530 mappings that Linux allows it, which ends it."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 10_000:
+        jax.clear_caches()
+        gc.collect()
