@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 RUNS ?= runs/demo
-# A process a core: nearly all of a test's time is compilation, which is single-threaded.
-PYTEST = $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# A process a core: nearly all of a test's time is compilation, which is single-threaded. In the order of the folders:
+# in xdist's own, the files of few and long tests would come last, and a process would wait for another's.
+PYTEST = $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: demo test parity lint clean
 
