@@ -206,6 +206,16 @@ def data_dir(tmp_path_factory):
     return layouts.root
 
 
+@pytest.fixture(scope="module")
+def process():
+    """Runs the commands that are written to it."""
+    words, pipe = [sys.executable, "-m", "tests.end_to_end.forks"], subprocess.PIPE
+    with subprocess.Popen(
+        words, cwd=ROOT, env=compilation.environment(), stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        yield process
+
+
 def write_biased(layouts):
     """Write a few images of BAR, MetaShift, and of corrupted CIFAR-10 and BFFHQ as DFA lays them out."""
     for name, classes, size in (("cifar10c", 10, 32), ("bffhq", 2, 8)):
@@ -269,7 +279,7 @@ def command(name, data_dir, workdir):
         | case.changes
         | ({} if name.endswith(("_digits", "_shapes")) else {"evaluation.after_training": case.suites})
     )
-    return [sys.executable, *words, *(f"--config.{key}={value}" for key, value in changes.items())]
+    return [*words, *(f"--config.{key}={value}" for key, value in changes.items())]
 
 
 def test_every_config_is_here():
@@ -277,12 +287,13 @@ def test_every_config_is_here():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_config(name, data_dir, tmp_path):
+def test_config(name, data_dir, process, tmp_path):
     case, workdir = CASES[name], tmp_path / "run"
-    words, environment = command(name, data_dir, workdir), compilation.environment()
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    print(json.dumps([command(name, data_dir, workdir), str(tmp_path / "output")]), file=process.stdin, flush=True)
+    status = int(process.stdout.readline())
+    output = (tmp_path / "output").read_text()
     # After two steps a check of the sanity suite may well fail, which is then said and is the status.
-    assert done.returncode == ("sanity failed" in done.stderr), done.stderr
+    assert status == ("sanity failed" in output), output
 
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["steps"] == 2 and config["data"]["name"] == (case.data or name.partition("_")[2])
