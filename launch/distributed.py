@@ -43,10 +43,16 @@ def joined(main: Callable[[], int]) -> Callable[[], int]:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
         try:
             return main()
-        except BaseException:
-            if processes.gone(FAILED_TOGETHER):
-                # After the message. JAX's own way out would wait for processes that wait for this one.
-                atexit.register(_leave)
+        except BaseException as error:
+            if not processes.gone(FAILED_TOGETHER):
+                raise
+            # After the message. JAX's own way out would wait for processes that wait for this one.
+            atexit.register(_leave)
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise InputError(
+                    f"another process is gone ({str(error).splitlines()[0]}): see what it wrote; the same commands go"
+                    " on from the last checkpoint"
+                ) from error
             raise
 
     return run

@@ -22,6 +22,7 @@ from jrobust.errors import InputError, unknown
 from jrobust.evaluation.record import config_hash
 from jrobust.reporting import curves, run_files, study_page, tables
 from jrobust.reporting.study import NOTE, Group, Study, Sweep, between_table, measured, table, write_json
+from jrobust.training import processes
 from jrobust.training.logging import DivergedError
 from jrobust.training.progress import Progress, duration
 
@@ -51,6 +52,8 @@ def of_section(
     Raises:
       InputError: as `plan`, or a field of the section that there is not.
     """
+    if processes.count() > 1:
+        raise InputError("a study is of one process: start each of its runs by itself, --config=FILE:words")
     for key in section:
         if key not in DEFAULTS:
             raise unknown("field of config.study", key, DEFAULTS)

@@ -35,9 +35,6 @@ import grid
 import session
 from absl import flags
 
-from jrobust.errors import InputError
-from jrobust.training import processes
-
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "compile the step, print what the run would cost, and stop")
 DEVICES = flags.DEFINE_integer("devices", 0, "with --dry_run: for so many devices, also for more than there are")
 WORKDIR = flags.DEFINE_string("workdir", "", "folder of the run; by default runs/<config>-<variant>-<seed>")
@@ -48,8 +45,6 @@ def main() -> int:
     config = command.FLAGS.config
     dry_run.prepare(DRY_RUN.value, DEVICES.value)
     if section := config.get("study"):
-        if processes.count() > 1:
-            raise InputError("a study runs in one process: start its runs one by one, by --config=FILE:words")
         _, overrides = command.split_overrides(sys.argv[1:])
         study = command.config_argument(), overrides, section.to_dict(), WORKDIR.value
         return dry_run.start_study(*study, DEVICES.value) if DRY_RUN.value else grid.start(*study)

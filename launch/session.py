@@ -82,14 +82,21 @@ def run_one(config: Any, workdir: pathlib.Path, *, progress: Callable[..., Progr
     summary = train(parts, workdir, mesh, initialize, progress)
     if summary.signal is not None:
         return stopped(summary)
+    model = chosen(parts, summary, workdir)
     # The other processes wait: an evaluation is of the devices of one.
-    return Outcome(processes.from_primary(lambda: finish(parts, summary, workdir, start)))
+    return Outcome(processes.from_primary(lambda: finish(parts, summary, model, workdir, start)))
 
 
-def finish(parts: assembly.Parts, summary: loop.Summary, workdir: pathlib.Path, start: float) -> list[str]:
-    """Evaluate, export and report a trained model; return a line for each check of suite sanity that failed."""
+def finish(
+    parts: assembly.Parts,
+    summary: loop.Summary,
+    model: tuple[Variables, int, dict[str, float]],
+    workdir: pathlib.Path,
+    start: float,
+) -> list[str]:
+    """Evaluate, export and report what was chosen; return a line for each check of suite sanity that failed."""
     config = parts.config
-    variables, step, metrics = chosen(parts, summary, workdir)
+    variables, step, metrics = model
     deployed = parts.method.deployed(variables)
     records = evaluate(parts, deployed, step, workdir)
     note = assembly.choice(config, config.evaluation.get("step", "latest"))

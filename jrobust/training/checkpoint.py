@@ -180,6 +180,7 @@ def restore_variables(
         its structure. Without it the result is nested dicts.
 
     A damaged "latest" or "best" is passed over with a warning for the one before it; a step given as a number is not.
+    Of several processes all call it, and each has the variables on its own device: Orbax counts what it does.
 
     Raises:
       InputError: there is no such checkpoint, none is whole, or it is of another model.

@@ -86,6 +86,7 @@ def dtype(name: str) -> Any:
 def _sha256(array: jax.Array) -> str:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
-    if not (array.is_fully_addressable or array.is_fully_replicated):  # split over processes, which all call this
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        # Split over processes, which all call this.
         array = multihost_utils.process_allgather(array, tiled=True)
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
