@@ -177,10 +177,8 @@ class _Run:
         restored = self.checkpoints.restore(program.state)
         if restored is None:
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.example)
-            create = jax.jit(
-                lambda variables: train_states.create(variables, self.optimizer.tx),
-                out_shardings=self.parallel.layout,
-            )
+            tx, layout = self.optimizer.tx, self.parallel.layout
+            create = jax.jit(lambda variables: train_states.create(variables, tx), out_shardings=layout)
             self.state = create(self.parallel.replicate(initialize(init_key, zeros)))
         else:
             self.state, self.metrics = restored.train_state, restored.metrics
