@@ -233,9 +233,7 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
             each = row["forward_flops"] / row["batch"]
             lines.append(f"{row['dtype']}: a forward pass of one image is {each / 1e9:.4g} GFLOP")
         if row["name"] in (*VARIANTS[1:], f"{TORCH} pmg_aft"):
-            low, middle, high = row["seconds_over_ft"]
-            times = f"{middle:.2f} times the seconds of ft (quartiles {low:.2f} .. {high:.2f})"
-            lines.append(f"{begin}: {times}; {row['passes_counted'] / 3:.2f} by passes")
+            lines.append(training.beside(row, "ft"))
         if "text_tower_in_step" in row:
             word = "IN THE STEP: it should not be" if row["text_tower_in_step"] else "in no step"
             lines.append(f"{begin}: the text tower is {word}")

@@ -142,17 +142,14 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line for every step but vanilla fine-tuning, its seconds over that one's, and one on the map."""
     lines = []
     for row in rows:
-        begin = f"{row['dtype']} {row['name']}"
-        if row["name"] == "ft":
-            continue
-        low, middle, high = row["seconds_over_ft"]
-        times = f"{middle:.2f} times the seconds of ft (quartiles {low:.2f} .. {high:.2f})"
-        lines.append(f"{begin}: {times}; {row['passes_counted'] / 3:.2f} by passes")
+        lines += [training.beside(row, "ft")] if row["name"] != "ft" else []
         if "map_share_of_seconds" in row:
             low, middle, high = (100 * share for share in row["map_share_of_seconds"])
             flops = "" if row["map_share_of_flops"] is None else f"{row['map_share_of_flops']:.1%} of its FLOPs and "
             seconds = f"{middle:.1f}% of its seconds (quartiles {low:.1f} .. {high:.1f})"
-            lines.append(f"{begin}: the map is {flops}{seconds}; one pass of {row['passes_counted']:.0f}")
+            lines.append(
+                f"{row['dtype']} {row['name']}: the map is {flops}{seconds}; one pass of {row['passes_counted']:.0f}"
+            )
     return lines
 
 

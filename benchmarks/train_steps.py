@@ -106,15 +106,7 @@ def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) ->
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line for every step but the natural: its seconds over a natural step's."""
-    lines = []
-    for row in rows:
-        if row["name"] != "natural":
-            low, middle, high = row["seconds_over_natural"]
-            lines.append(
-                f"{row['dtype']} {row['name']}: {middle:.1f} times the seconds of a natural step (quartiles {low:.1f} "
-                f".. {high:.1f}); {row['passes_counted'] / 3:.1f} by passes"
-            )
-    return lines
+    return [training.beside(row, "natural") for row in rows if row["name"] != "natural"]
 
 
 if __name__ == "__main__":

@@ -161,6 +161,13 @@ def timed(
     return rows
 
 
+def beside(row: Mapping[str, Any], baseline: str) -> str:
+    """Return a line on the seconds of a row over those of the baseline of `timed`, a step of 3 passes."""
+    low, middle, high = row[f"seconds_over_{baseline}"]
+    times = f"{middle:.2f} times the seconds of {baseline} (quartiles {low:.2f} .. {high:.2f})"
+    return f"{row['dtype']} {row['name']}: {times}; {row['passes_counted'] / 3:.2f} by passes"
+
+
 def conclude(
     chosen: Any,
     rows_of: Callable[[Any, str, Console], list[dict[str, Any]]],
