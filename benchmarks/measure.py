@@ -148,11 +148,16 @@ def machine() -> dict[str, Any]:
         "device": device.device_kind,
         "platform": device.platform,
         "devices": jax.device_count(),
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_cores": cpu_cores(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # type: ignore[attr-defined]
         "versions": provenance.versions() | {name: _version(name) for name in ("torch", "torchattacks", "foolbox")},
         "commit": provenance.commit(),
     }
+
+
+def cpu_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_average() -> float | None:

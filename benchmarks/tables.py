@@ -58,6 +58,7 @@ RATIOS = (
     ("seconds over natural", "seconds_over_natural", "{:.2f}"),
     ("seconds over ft", "seconds_over_ft", "{:.2f}"),
     ("same strength", "same_strength", "{}"),
+    ("same loss", "same_loss", "{}"),
 )
 _TEXTS = ("name", "part", "model", "dtype")
 _SHARED = ("model", "dtype", "batch")  # which are said below the table where all rows have the same

@@ -22,6 +22,16 @@ from jrobust.weights.torch_layouts import to_torch
 VARIANTS = ("torch", "channels_last", "compile", "compile_channels_last")
 
 
+class Activation(nn.Module):
+    """ReLU, or where `beta` is set the softplus that ART differentiates twice."""
+
+    beta: float | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it."""
+        return F.relu(x) if self.beta is None else F.softplus(x, self.beta)
+
+
 class WideBlock(nn.Module):
     """Pre-activation block; where the width changes, the shortcut sees the activated input."""
 
@@ -32,12 +42,13 @@ class WideBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(features)
         self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
         self.convShortcut = nn.Conv2d(inputs, features, 1, stride, bias=False) if inputs != features else None
+        self.act = Activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, C, H, W] to [B, features, H / stride, W / stride]."""
-        out = F.relu(self.bn1(x))
+        out = self.act(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(out)
-        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(out))))
+        return shortcut + self.conv2(self.act(self.bn2(self.conv1(out))))
 
 
 class WideGroup(nn.Module):
@@ -65,11 +76,12 @@ class WideNet(nn.Module):
         self.block3 = WideGroup(blocks, widths[2], widths[3], 2)
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.fc = nn.Linear(widths[3], num_classes)
+        self.act = Activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits [B, K] of normalised images [B, 3, H, W]."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
-        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+        return self.fc(self.act(self.bn1(x)).mean((2, 3)))
 
 
 class BasicBlock(nn.Module):
@@ -84,11 +96,12 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != features:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, features, 1, stride, bias=False), nn.BatchNorm2d(features))
+        self.act = Activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, C, H, W] to [B, features, H / stride, W / stride]."""
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
+        out = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        return self.act(out + self.shortcut(x))
 
 
 class ResNet18(nn.Module):
@@ -103,11 +116,15 @@ class ResNet18(nn.Module):
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
         self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
         self.linear = nn.Linear(512, num_classes)
+        self.act = Activation()
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the last maps [B, 512, H / 8, W / 8] of normalised images [B, 3, H, W]."""
+        return self.layer4(self.layer3(self.layer2(self.layer1(self.act(self.bn1(self.conv1(x)))))))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits [B, K] of normalised images [B, 3, H, W]."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        return self.linear(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
+        return self.linear(self.maps(x).mean((2, 3)))
 
 
 class Normalized(nn.Module):
@@ -122,9 +139,13 @@ class Normalized(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
 
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the network sees of images in [0, 1]."""
+        return (images - self.mean) / self.std
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits of images in [0, 1]."""
-        return self.net((images - self.mean) / self.std)
+        return self.net(self.normalize(images))
 
 
 def port(classifier: Classifier, params: Any, batch_stats: Any) -> Normalized | None:
@@ -137,11 +158,16 @@ def port(classifier: Classifier, params: Any, batch_stats: Any) -> Normalized | 
         net, layout = ResNet18(classifier.num_classes), "cifar_resnet"
     else:
         return None
+    return load(net, layout, classifier, params, batch_stats).eval().requires_grad_(False)
+
+
+def load(net: nn.Module, layout: str, classifier: Classifier, params: Any, batch_stats: Any) -> Normalized:
+    """Return a network with the given numbers behind the classifier's normalisation."""
     weights = {name: torch.tensor(array) for name, array in to_torch(params, batch_stats, layout).items()}
     missing, surplus = net.load_state_dict(weights, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     assert not missing and not surplus, (missing, surplus)
-    return Normalized(net, classifier.mean, classifier.std).eval().requires_grad_(False)
+    return Normalized(net, classifier.mean, classifier.std)
 
 
 def device(platform: str) -> str | None:
