@@ -16,6 +16,7 @@ from jrobust.training import checkpoint, logging, parallel
 from tests.end_to_end import two_processes
 
 HEARTBEAT = 10
+WHOLE = "--config.train.shard_state=none"  # of one process; that of two is split over all four devices
 
 
 def launch(phase, folder):
@@ -67,7 +68,7 @@ def restarted(folder):
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("single")
-    two_processes.train(workdir, parallel.make_mesh(4))
+    two_processes.train(workdir, WHOLE, mesh=parallel.make_mesh(4))
     return workdir
 
 
@@ -110,5 +111,5 @@ def test_a_signal_to_one_stops_both_after_the_same_step(restarted, single):
     step = checkpoint.saved_steps(folder / "stopped")[-1]
     assert f"stopped at {step} by 15" == stopped[0] and 3 < step < 12
     # One process goes on from there.
-    assert two_processes.train(folder / "stopped", parallel.make_mesh(4)).resumed_from == step
+    assert two_processes.train(folder / "stopped", WHOLE, mesh=parallel.make_mesh(4)).resumed_from == step
     assert close(folder / "stopped", single)

@@ -9,22 +9,20 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def settings(resident=True):
+def settings(*overrides):
     import command
 
-    return command.read_config(
-        str(ROOT / "tests" / "end_to_end" / "tiny_digits.py"), [f"--config.data.resident={resident}"]
-    )
+    return command.read_config(str(ROOT / "tests" / "end_to_end" / "tiny_digits.py"), overrides)
 
 
-def train(workdir, mesh=None, **options):
+def train(workdir, *overrides, mesh=None):
     import assembly
     import session
 
     from jrobust.training import parallel
     from jrobust.training.progress import Progress
 
-    return session.train(assembly.build(settings(**options)), workdir, mesh or parallel.make_mesh(), None, Progress)
+    return session.train(assembly.build(settings(*overrides)), workdir, mesh or parallel.make_mesh(), None, Progress)
 
 
 def interrupt(process, at, number, saved=None):
@@ -57,7 +55,7 @@ def main():
     def first():
         train(folder / "whole")
         interrupt(1, 8, signal.SIGKILL, saved=folder / "killed" / "checkpoints" / "6")
-        train(folder / "killed", resident=False)
+        train(folder / "killed", "--config.data.resident=False")
         return 0
 
     def second():
