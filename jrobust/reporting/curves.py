@@ -143,6 +143,9 @@ def trade_off(curves: dict[str, list[Row]], path: pathlib.Path, suite: str = "in
     if not curves:
         return False
     words, titles = BETWEEN[suite].words, BETWEEN[suite].titles
+    every = [[100 * number(point[word].get("value")) for line in curves.values() for point in line] for word in words]
+    width, height = (max(values) - min(values) for values in every)
+    labelled: list[tuple[float, float]] = []  # where there is a number, a second one would lie on it
     with figure(path, 5.6, 4.2) as canvas:
         axis = canvas.subplots()
         for i, (name, points) in enumerate(curves.items()):
@@ -150,7 +153,9 @@ def trade_off(curves: dict[str, list[Row]], path: pathlib.Path, suite: str = "in
             xs, ys = ([100 * number(point[word].get("value")) for point in points] for word in words)
             axis.plot(xs, ys, color=color, marker="o", label=name)
             for point, x, y in zip(points, xs, ys, strict=True):
-                axis.annotate(point["label"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+                if all(abs(x - u) > 0.03 * width or abs(y - v) > 0.03 * height for u, v in labelled):
+                    axis.annotate(point["label"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+                    labelled.append((x, y))
             ends = {0.0: ("s", "original"), 1.0: ("*", "fine-tuned")}
             for point, x, y in zip(points, xs, ys, strict=True):
                 if marked := ends.get(point["x"]):

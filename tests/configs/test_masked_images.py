@@ -167,18 +167,24 @@ def test_local_models_are_those_of_clip_shapes_with_the_vocabulary_of_clip():
 def test_the_shapes():
     study = get(name="shapes")
     assert study.study.rows == ("method=ft", "method=fd", "method=masked") and study.study.seeds == (0, 1, 2)
-    assert study.study.measures[0] == "conflicting"
+    assert study.study.measures[:2] == ("conflicting", "aligned")
     names = {"ft": ("standard", None), "fd": ("masked_images", "none"), "masked": ("masked_images", "object")}
     for row, (name, masking) in names.items():
         for words in (f"method={row}", f"method={row},runlocal"):
             config = get(words, "shapes")
             _, method = parts(config, classes=8)
             assert config.method.name == name and getattr(method, "masking", None) == masking
-            assert config.data.options.task == "color" and config.data.options.ratio == 2
+            assert config.data.options.task == "color" and config.data.options.ratio == 1
             assert config.model.head == "linear" and config.pretrain.seed == 0
             assert config.pretrain.data.options.ratio == 87.5 and "study" not in config
+            assert config.pretrain.data.options.seed != config.data.options.seed
+            settings = [suites.settings_of(name, config.evaluation[name]) for name in ("bias", "masking")]
+            assert (settings[0].shares[0], settings[0].shares[-1], settings[1].threshold) == (0, 1, 0.3)
+            assert len(settings[0].shares) == (2 if "runlocal" in words else 11)
     rest = [get(f"method={row}", "shapes").to_dict() | {"method": 0} for row in ("ft", "fd", "masked")]
     assert rest[0] == rest[1] == rest[2]
+    fd, masked = (parts(get(f"method={row}", "shapes"), classes=8)[1] for row in ("fd", "masked"))
+    assert fd.feature_weight == masked.feature_weight and (masked.refilling, masked.threshold) == ("single", 0.3)
 
 
 def test_the_page_has_the_thresholds():

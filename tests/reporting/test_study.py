@@ -127,10 +127,14 @@ def test_the_figure_has_what_is_out_of_distribution_over_what_is_in_it(monkeypat
 
     drawn, plot = [], Axes.plot
     monkeypatch.setattr(Axes, "plot", lambda axis, *xy, **k: drawn.append((*map(list, xy), k)) or plot(axis, *xy, **k))
+    numbers, annotate = [], Axes.annotate
+    monkeypatch.setattr(Axes, "annotate", lambda axis, *a, **k: numbers.append(a) or annotate(axis, *a, **k))
     assert study_page._between(dataclasses.replace(STUDY, between=CURVES), "bias", tmp_path / "a.png")
     lines = [line for line in drawn if len(line[0]) > 1]
     assert [line[2]["label"] for line in lines] == ["a", "b"]
     assert lines[0][0] == pytest.approx([90, 90]) and lines[0][1] == pytest.approx([80, 50])
+    places = [(90, 80), (90, 50), (95, 75)]  # where both lines begin there is one number
+    assert numbers == [(text, pytest.approx(xy)) for text, xy in zip("011", places, strict=True)]
 
 
 def test_curves_of_another_config_or_without_one_of_the_measures_are_left_out():
