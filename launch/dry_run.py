@@ -159,19 +159,19 @@ def plan(parts: assembly.Parts, mesh: Mesh) -> Plan:
         )
 
     assembled, in_one_view = assemble(parts), assemble(assembly.in_one_view(parts))
-    layout, state = assembled.parallel, assembled.state
-    key = layout.shapes(jax.eval_shape(lambda: jax.random.key(0)))
+    arguments = assembled.arguments(batch, resident)
     begin = time.perf_counter()
     # The host in the place of an accelerator: collectives in a rolled loop would be counted once.
     with loops.all_unrolled() if _stands_in(mesh) else contextlib.nullcontext():
-        compiled = layout.compile(state, layout.shard_shapes(batch), layout.shapes(resident), key)
+        compiled = assembled.parallel.compile(*arguments)
     seconds = time.perf_counter() - begin
-    deployed = jax.eval_shape(lambda variables: parts.method.deployed(variables), state.variables)
+    deployed = jax.eval_shape(lambda variables: parts.method.deployed(variables), assembled.state.variables)
+    whole = in_one_view.arguments(batch, resident)
     return Plan(
-        state=state,
+        state=assembled.state,
         resident=bytes_of(resident),
         batch=bytes_of(batch) // mesh.size,
-        cost=cost.of_compiled(compiled, in_one_view.step, state, batch, resident, key),
+        cost=cost.of_compiled(compiled, in_one_view.step, *whole),
         forward_flops=cost.flops(parts.method.logits, deployed, assembled.example["image"]),
         traffic=collectives.of(compiled),
         steps=steps,

@@ -35,6 +35,12 @@ class Program:
     example: Batch
     state: TrainState
 
+    def arguments(self, batch: Mapping[str, Any], resident: Any) -> tuple[Any, ...]:
+        """Return the shapes of what the step over the mesh takes, for a host batch and resident arrays or shapes."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        placed = self.parallel
+        return self.state, placed.shard_shapes(batch), placed.shapes(resident), placed.shapes(key)
+
 
 def assemble(
     method: Method,
