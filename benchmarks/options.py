@@ -75,3 +75,8 @@ def resolve(options: argparse.Namespace, *, local_model: str, model: str = MODEL
     if not options.dtype:
         raise InputError(f"--dtype is empty: expected {' or '.join(DTYPES)}")
     return options
+
+
+def simulate_devices(count: int) -> None:
+    """Give the CPU so many devices; to be called before JAX looks for any. An accelerator keeps those it has."""
+    jax.config.update("jax_num_cpu_devices", count)

@@ -50,7 +50,15 @@ COLUMNS = (
     ("bound by", "bound_by", "{}"),
     ("% of floor", "reached", "{:.0f}"),
     ("% of matmul", "share", "{:.0f}"),
-    ("MiB", "program_bytes", "{:.0f}"),
+    ("MiB", "program_bytes", "{:.3g}"),
+    ("difference", "difference", "{:.1e}"),
+    ("in float64", "difference_float64", "{:.1e}"),
+    ("moved", "moved", "{:.1e}"),
+    ("equal", "equal", "{}"),
+    ("collectives", "collectives", "{:,}"),
+    ("KiB sent", "bytes_sent", "{:,.1f}"),
+    ("over parameters", "sent_over_parameters", "{:.2f}"),
+    ("kinds", "kinds", "{}"),
 )
 # Quartile, median, quartile, paired by turn: lines below the table on a terminal, columns in a document.
 RATIOS = (
@@ -60,7 +68,7 @@ RATIOS = (
     ("same strength", "same_strength", "{}"),
     ("same loss", "same_loss", "{}"),
 )
-_TEXTS = ("name", "part", "model", "dtype")
+_TEXTS = ("name", "part", "model", "dtype", "kinds")
 _SHARED = ("model", "dtype", "batch")  # which are said below the table where all rows have the same
 _UNITS = {
     "flops": 1e-9,
@@ -70,6 +78,7 @@ _UNITS = {
     "reached": 100,
     "slots_used": 100,
     "program_bytes": 2**-20,
+    "bytes_sent": 2**-10,
 }
 
 
