@@ -235,6 +235,7 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [f"{len(rows) - len(above) - len(unequal)} of {len(rows)} are within {LIMITS['float32']:.0e} in float32"]
     if above:
         lines.append(f"above in float32 and within {LIMITS['float64']:.0e} in float64: {', '.join(above)}")
+    lines += [f"{row['name']}: {row['kinds']}" for row in rows if set(row["traffic"]) - {"all-reduce"}]
     return [*lines, f"NOT EQUAL: {', '.join(unequal)}"] if unequal else lines
 
 

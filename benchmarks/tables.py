@@ -58,7 +58,6 @@ COLUMNS = (
     ("collectives", "collectives", "{:,}"),
     ("KiB sent", "bytes_sent", "{:,.1f}"),
     ("over parameters", "sent_over_parameters", "{:.2f}"),
-    ("kinds", "kinds", "{}"),
 )
 # Quartile, median, quartile, paired by turn: lines below the table on a terminal, columns in a document.
 RATIOS = (
@@ -67,6 +66,7 @@ RATIOS = (
     ("seconds over ft", "seconds_over_ft", "{:.2f}"),
     ("same strength", "same_strength", "{}"),
     ("same loss", "same_loss", "{}"),
+    ("kinds", "kinds", "{}"),
 )
 _TEXTS = ("name", "part", "model", "dtype", "kinds")
 _SHARED = ("model", "dtype", "batch")  # which are said below the table where all rows have the same
