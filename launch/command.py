@@ -27,8 +27,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from jrobust import xla_flags
 from jrobust.errors import InputError, unknown
 
+xla_flags.set_defaults()  # the backend, which reads them, starts with the first array
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = flags.FLAGS
 TRACEBACK = "JROBUST_TRACEBACK"

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from jrobust import xla_flags
 from tests import compilation
 
 # Eight simulated devices for the tests of parallelism; a test that does not ask for a mesh uses the first.
@@ -14,6 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
+xla_flags.set_defaults()  # as the commands; the backend, which reads them, starts with the first array
 jax.config.update("jax_compilation_cache_dir", compilation.CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

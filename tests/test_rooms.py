@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent / "jrobust"
-GROUND = {"errors", "units", "loops", "keys", "pickle_machine", "pickled", "provenance", "replicated"}
+GROUND = {"errors", "units", "loops", "keys", "pickle_machine", "pickled", "provenance", "replicated", "xla_flags"}
 CONTRACT = "jrobust.training.method"
 
 # A room, and the rooms above which it stands.
