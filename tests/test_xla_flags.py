@@ -25,7 +25,7 @@ def test_convolutions_are_not_of_the_slow_library():
 
 
 def test_a_flag_of_the_users_stays(monkeypatch):
-    own = f"--xla_a=1 {xla_flags.EIGEN_CONVOLUTIONS}LIBRARY_FUSION_TYPE_DOT"
+    own = f"--xla_a=1 {xla_flags.LIBRARY}=LIBRARY_FUSION_TYPE_DOT"
     monkeypatch.setenv("XLA_FLAGS", own)
     xla_flags.set_defaults()
     assert os.environ["XLA_FLAGS"] == own
