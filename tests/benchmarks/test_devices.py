@@ -57,7 +57,7 @@ def test_draws_from_the_images_of_a_device_are_seen():
     """By the second step: before the first the student is its teacher, and what is masked has no gradient."""
     one = devices.trained("masked_images-multi", "float32", 16, 2, "jit", 1)
     many = devices.trained("masked_images-multi", "float32", 16, 2, "pmap", 8)
-    assert devices.distance(one.params, many.params) > 100 * devices.LIMITS["float32"]
+    assert devices.distance(one.params, many.params) > 10 * devices.LIMITS["float32"]
 
 
 def test_bad_options(monkeypatch):
