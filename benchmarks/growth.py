@@ -21,7 +21,6 @@ written as JSON lines, one a row, and drawn beside them as PNG where matplotlib 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import pathlib
 import sys
@@ -35,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from benchmarks import measure, options, tables, training
+from benchmarks import measure, options, training
 from configs import art_cifar10
 from jrobust import methods
 from jrobust.attacks import cross_entropy, linf, pgd, untargeted
@@ -64,10 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     if chosen.batch % 4:
         raise InputError(f"--batch={chosen.batch}: expected a multiple of 4, for it is halved twice")
     rows = training.conclude(chosen, rows_of, notes, "growth", "growth of time and memory")
-    if importlib.util.find_spec("matplotlib") is not None:
-        path = measure.results_file(rows, "growth", chosen.output).with_suffix(".png")
-        if picture.draw(rows, path):
-            tables.console().print(f"drew {path}", soft_wrap=True, highlight=False)
+    training.draw(picture.draw, rows, "growth", chosen.output)
     return rows
 
 

@@ -22,7 +22,6 @@ them as PNG where matplotlib is installed.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from benchmarks import measure, options, passes, tables, training
+from benchmarks import measure, options, passes, training
 from benchmarks.kernels import CALLS
 from jrobust import methods
 from jrobust.data import output_shape
@@ -97,10 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         chosen.batch = batch or read(chosen.config, overrides, chosen.local).train.batch_size
     title = f"roofline of {chosen.config}" if chosen.config else "rooflines of the hot paths"
     rows = training.conclude(chosen, rows_of, lambda rows: [], "roofline", title)
-    if importlib.util.find_spec("matplotlib") is not None:
-        path = measure.results_file(rows, "roofline", chosen.output).with_suffix(".png")
-        if picture.draw(rows, path):
-            tables.console().print(f"drew {path}", soft_wrap=True, highlight=False)
+    training.draw(picture.draw, rows, "roofline", chosen.output)
     return rows
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -205,3 +207,17 @@ def conclude(
     tables.report(rows, title, console, notes(rows))
     console.print(f"wrote {measure.write(rows, name, chosen.output, title)}", soft_wrap=True, highlight=False)
     return rows
+
+
+def draw(picture: Callable[[Any, pathlib.Path], bool], rows: Sequence[dict[str, Any]], name: str, output: str) -> None:
+    """Draw rows beside their file, if matplotlib is installed and there is something to see; say where.
+
+    Args:
+      picture: draws rows into a file and returns whether it did.
+      rows, name, output: as for `conclude`.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    path = measure.results_file(rows, name, output).with_suffix(".png")
+    if picture(rows, path):
+        tables.console().print(f"drew {path}", soft_wrap=True, highlight=False)

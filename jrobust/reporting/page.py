@@ -60,9 +60,8 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
 
 def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
     """Draw every figure that the run has results for; an entry is {"section", "name", "caption", "data", "width"}."""
-    names = ("accuracy", "robustness", "attribution", "localization", "sanity", "bias")
-    accuracy, robustness, attribution, localization, sanity, bias = (run.records.get(name, {}) for name in names)
-    cam_class = bias.get("settings", {}).get("cam_class", "")
+    names = ("accuracy", "robustness", "attribution", "localization", "sanity")
+    accuracy, robustness, attribution, localization, sanity = (run.records.get(name, {}) for name in names)
     step = number(robustness.get("settings", {}).get("sweep_steps"))
 
     def one(section: str, name: str, draw: Draw, caption: str) -> Row | None:
@@ -76,21 +75,7 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
         one("Accuracy", "confusion", lambda p: gallery.confusion(accuracy, p), "What each class is taken for."),
         *_of_texts(run, one),
         *_of_patches(run, one),
-        one("Bias", "wise_ft_bias", lambda p: _between(run, "bias", p), WISE_FT),
-        one(
-            "Bias",
-            "bias_groups",
-            lambda p: gallery.groups(bias, p),
-            "Accuracy of the groups of class (rows) and bias (columns), with the number of images. Grey: no images.",
-        ),
-        one(
-            "Bias",
-            "grad_cam",
-            lambda p: gallery.grad_cam(run.arrays("bias"), bias.get("class_names", []), p),
-            f"Conflicting images and, over them, Grad-CAM of {CAM_CLASSES.get(cam_class, cam_class)}, each map from its"
-            " smallest value (blue) to its largest (red). Above a map: the model's prediction, green where it is"
-            " right.",
-        ),
+        *_of_biases(run, one),
         one(
             "Robustness",
             "robustness",
@@ -137,6 +122,29 @@ def figures(run: Run, folder: pathlib.Path) -> list[Row | None]:
             "boxes",
             lambda p: gallery.localization(run.arrays("localization"), p),
             "True boxes (solid, green) and found ones (dashed, orange), over images and heatmaps.",
+        ),
+    ]
+
+
+def _of_biases(run: Run, one: Callable[[str, str, Draw, str], Row | None]) -> list[Row | None]:
+    """Draw the figures of images whose bias goes with their class, or does not."""
+    bias = run.records.get("bias", {})
+    cam_class = bias.get("settings", {}).get("cam_class", "")
+    return [
+        one("Bias", "wise_ft_bias", lambda p: _between(run, "bias", p), WISE_FT),
+        one(
+            "Bias",
+            "bias_groups",
+            lambda p: gallery.groups(bias, p),
+            "Accuracy of the groups of class (rows) and bias (columns), with the number of images. Grey: no images.",
+        ),
+        one(
+            "Bias",
+            "grad_cam",
+            lambda p: gallery.grad_cam(run.arrays("bias"), bias.get("class_names", []), p),
+            f"Conflicting images and, over them, Grad-CAM of {CAM_CLASSES.get(cam_class, cam_class)}, each map from its"
+            " smallest value (blue) to its largest (red). Above a map: the model's prediction, green where it is"
+            " right.",
         ),
     ]
 
