@@ -106,8 +106,20 @@ def finish(
     page.write(workdir)
     show(summary, records, workdir, time.perf_counter() - start)
     failures = sanity.failures(records)
-    run_folder.write_json(workdir / FINISHED, {"config_hash": config_hash(workdir), "step": step, "failures": failures})
+    of = config_hash(workdir)
+    seconds = time.perf_counter() - start + seconds_of(workdir, of)
+    content = {"config_hash": of, "step": step, "failures": failures, "seconds": seconds}
+    run_folder.write_json(workdir / FINISHED, content)
     return failures
+
+
+def seconds_of(workdir: pathlib.Path, of: str) -> float:
+    """Return how long the sessions took that ended a run of this config hash; 0 for none."""
+    try:
+        ended = json.loads((workdir / FINISHED).read_text(encoding="utf-8"))
+        return float(ended["seconds"]) if ended["config_hash"] == of else 0.0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def finished(config: Any, workdir: pathlib.Path) -> Outcome | None:

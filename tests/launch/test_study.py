@@ -175,6 +175,14 @@ def test_only_a_run_of_this_very_config_is_done(plan, runs, tmp_path):
     assert session.finished(plan(seeds=(0,))[1]["tiny-seed0"], workdir) is None
 
 
+def test_the_seconds_of_a_run_are_those_of_its_own_config(tmp_path):
+    assert session.seconds_of(tmp_path, "a") == 0.0
+    (tmp_path / session.FINISHED).write_text('{"config_hash": "a", "seconds": 2.5}')
+    assert session.seconds_of(tmp_path, "a") == 2.5 and session.seconds_of(tmp_path, "b") == 0.0
+    (tmp_path / session.FINISHED).write_text('{"config_hash": "a"}')
+    assert session.seconds_of(tmp_path, "a") == 0.0
+
+
 def test_a_run_that_diverges_is_told_of_and_the_others_go_on(plan, runs, tmp_path, monkeypatch, capsys):
     run_one = session.run_one
 
@@ -225,6 +233,8 @@ def test_real_runs_stopped_and_gone_on_with(config_file, tmp_path, monkeypatch, 
         patch.setattr(data.TrainBatches, "__next__", interrupted)
         assert grid.start(f"{config_file}:study", [], section, str(workdir)) == 130
     saved = (workdir / "width=4-seed0" / "finished.json").stat().st_mtime_ns
+    seconds = json.loads((workdir / "width=4-seed0" / "finished.json").read_text())["seconds"]
+    assert 0 < seconds < 600 and not (workdir / "width=4-seed1" / "finished.json").exists()
     assert grid.start(f"{config_file}:study", [], section, str(workdir)) == 0
     assert (workdir / "width=4-seed0" / "finished.json").stat().st_mtime_ns == saved
     log = (workdir / "width=4-seed1" / "run.log").read_text()
