@@ -2,6 +2,7 @@
 
     python benchmarks/attack_steps.py                                    # WRN-28-10, PGD-10, float32 and bfloat16
     python benchmarks/attack_steps.py --model=resnet18 --batch=128 --against=torch,channels_last,compile
+    python benchmarks/attack_steps.py --model=ViT-B/32                   # CLIP's tower before the texts of ten classes
     python benchmarks/attack_steps.py --local                            # tiny, under two minutes on two cores
 
 One compiled program holds all steps of the attack and returns the last iterate. Where PyTorch is installed, and has the
@@ -19,7 +20,8 @@ the compiler plans; then the ratios of speed, ours over PyTorch's, paired by tur
 The same is written as JSON lines, one a row; `benchmarks/measure.py` says how each number is made. On a CPU that was
 busy at the start no ratio is printed: the raw seconds are in the file.
 
-The network is freshly initialised with the batch statistics of its images, and labels are its own predictions.
+The network is freshly initialised, with the batch statistics of its images, and labels are its own predictions. Images
+are of CIFAR's size, or of the size of a tower of CLIP.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ DEFAULT = "torch,channels_last,compile,torchattacks,foolbox"
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Measure, print and write; return the rows."""
-    parser = options.parser(__doc__ or "")
+    parser = options.parser(__doc__ or "", "wrn-28-10 (default), wrn-16-4, resnet18, ViT-B/32, ...")
     parser.add_argument("--steps", type=int, default=10, help="gradient evaluations of the attack")
     parser.add_argument("--eps", default="8/255", help="radius of the Linf ball")
     parser.add_argument("--against", default=DEFAULT, help=", ".join(AGAINST) + ", or nothing")
@@ -95,9 +97,7 @@ def rows_of(chosen: Any, dtype: str, variants: Sequence[str], console: Console) 
     for place in places.values():
         place.close()
     matrix_rate = product_flops / min(timings["matrix product"].seconds)
-    forward = cost.flops(
-        lambda p, s, x: case.classifier.apply(p, s, x).logits, case.params, case.batch_stats, case.images
-    )
+    forward = cost.flops(lambda p, s, x: case.network.apply(p, s, x).logits, case.params, case.state, case.images)
     rows = []
     for name in places:
         row = {"name": name, "program": f"pgd-{steps}", "model": chosen.model, "dtype": dtype}

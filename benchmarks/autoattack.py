@@ -202,7 +202,8 @@ def fresh_case(chosen: Any, dtype: str) -> Case:
     eps = half_broken(case, ours(case, 10).images, units.number(chosen.eps)) / 2
     text = f"{chosen.model}, freshly initialised: {chosen.images} random images, Linf {eps * 255:.3g}/255"
     images, labels = np.asarray(case.images), np.asarray(case.labels)
-    return Case(case.classifier, case.params, case.batch_stats, images, labels, np.arange(len(labels)), eps, text)
+    classifier = options.classifier(chosen.model, dtype)
+    return Case(classifier, case.params, case.state, images, labels, np.arange(len(labels)), eps, text)
 
 
 def run_ours(case: Case, batch: int, budget: Budget, *, compact: bool) -> Outcome:

@@ -19,6 +19,8 @@ import numpy as np
 from benchmarks import measure, options
 from jrobust.attacks import cross_entropy, linf, pgd
 from jrobust.models.classifier import Classifier
+from jrobust.models.clip.zero_shot import ZeroShot
+from jrobust.models.network import Network
 
 EAGER = ("torch", "channels_last", "compile", "compile_channels_last")  # written in benchmarks/torch_attack.py
 PEERS = ("torchattacks", "foolbox")
@@ -37,15 +39,15 @@ class Case(NamedTuple):
     model: str  # as `--model` names it
     dtype: str
     params: Any
-    batch_stats: Any
+    state: Any  # batch statistics, or texts
     images: jax.Array
     labels: jax.Array
     noise: jax.Array  # in [-1, 1]; the attack starts at clip(images + eps noise)
 
     @property
-    def classifier(self) -> Classifier:
+    def network(self) -> Network:
         """The network."""
-        return options.classifier(self.model, self.dtype)
+        return options.network(self.model, self.dtype)
 
     def start(self, eps: float) -> jax.Array:
         """Return where the attack starts."""
@@ -74,32 +76,33 @@ class Contender(NamedTuple):
 
 def make_case(model: str, dtype: str, batch: int) -> Case:
     """Return a network and random images that it has seen; the labels are its own predictions."""
-    classifier = options.classifier(model, dtype)
+    network = options.network(model, dtype)
     init_key, image_key, noise_key = jax.random.split(jax.random.key(0), 3)
-    images = jax.random.uniform(image_key, (batch, *classifier.input_shape))
-    params, initial = classifier.init(init_key)
-    moved = jax.jit(lambda x: classifier.apply(params, initial, x, train=True).batch_stats)(images)
-    # One pass moves the running statistics a tenth of the way; this goes all the way, as a trained network's have.
-    batch_stats = jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, moved, initial)
-    labels = jnp.argmax(_judge(classifier)(params, batch_stats, images), axis=-1)
+    images = jax.random.uniform(image_key, (batch, *network.input_shape))
+    params, state = network.init(init_key)
+    if isinstance(network, Classifier):
+        moved = jax.jit(lambda x: network.apply(params, state, x, train=True).batch_stats)(images)
+        # One pass moves the running statistics a tenth of the way; this goes all the way, as a trained network's have.
+        state = jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, moved, state)
+    labels = jnp.argmax(_judge(model)(params, state, images), axis=-1)
     noise = jax.random.uniform(noise_key, images.shape, minval=-1, maxval=1)
-    return Case(model, dtype, params, batch_stats, images, labels, noise)
+    return Case(model, dtype, params, state, images, labels, noise)
 
 
 def ours(case: Case, num_steps: int) -> Contender:
     """Return this library's attack, compiled."""
-    classifier = case.classifier
+    network = case.network
 
-    def attack(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, start: jax.Array, eps: jax.Array):
+    def attack(params: Any, state: Any, images: jax.Array, labels: jax.Array, start: jax.Array, eps: jax.Array):
         def objective(x: jax.Array) -> jax.Array:
-            return cross_entropy(classifier.apply(params, batch_stats, x).logits, labels)
+            return cross_entropy(network.apply(params, state, x).logits, labels)
 
         return pgd(
             objective, images, threat=linf(eps), step_size=STEP_SHARE * eps, num_steps=num_steps, start=start
         ).adv_images
 
     def arguments(eps: float) -> tuple:
-        return case.params, case.batch_stats, case.images, case.labels, case.start(eps), jnp.float32(eps)
+        return case.params, case.state, case.images, case.labels, case.start(eps), jnp.float32(eps)
 
     compiled, seconds = measure.compile_ahead(jax.jit(attack), *arguments(0.0))
     fields = measure.program_fields(compiled, seconds, attack, *arguments(0.0))
@@ -113,7 +116,7 @@ def theirs(case: Case, variant: str, num_steps: int, eps: float) -> Contender:
     from benchmarks import torch_attack
 
     where = torch_attack.device(jax.default_backend())
-    model = torch_attack.port(case.classifier, *jax.device_get((case.params, case.batch_stats)))
+    model = in_torch(case)
     assert where and model
     settings: dict[str, Any] = {"where": where, "bfloat16": case.dtype == "bfloat16", "num_steps": num_steps}
     if variant in PEERS:
@@ -138,6 +141,18 @@ def theirs(case: Case, variant: str, num_steps: int, eps: float) -> Contender:
     return Contender(at, torch_attack.to_images, fields)
 
 
+def in_torch(case: Case) -> Any:
+    """Return the network of a case in PyTorch, in inference mode; None if it is not written there."""
+    from benchmarks import torch_attack, torch_clip
+
+    network = case.network
+    params, state = jax.device_get((case.params, case.state))
+    if isinstance(network, ZeroShot):
+        return torch_clip.port_zero_shot(network, params, state)
+    assert isinstance(network, Classifier)
+    return torch_attack.port(network, params, state)
+
+
 def obstacle(model: str, variant: str) -> str | None:
     """Return what stands against a contender, in one line, or None."""
     if importlib.util.find_spec("torch") is None:
@@ -148,19 +163,21 @@ def obstacle(model: str, variant: str) -> str | None:
 
     if torch_attack.device(jax.default_backend()) is None:
         return f"this torch cannot use the {jax.default_backend()} that JAX uses; install its build for that device"
-    classifier = options.classifier(model, "float32")
-    params, batch_stats = jax.tree.map(
-        lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(classifier.init, jax.random.key(0))
-    )
-    if torch_attack.port(classifier, params, batch_stats) is None:
-        return f"{model} is not written in benchmarks/torch_attack.py; take a wide ResNet or resnet18"
+    network = options.network(model, "float32")
+    if isinstance(network, ZeroShot):
+        written = network.clip.sizes.patch is not None
+    else:
+        assert isinstance(network, Classifier)
+        written = torch_attack.is_written(network.module)
+    if not written:
+        return f"{model} is not written in PyTorch here; take a wide ResNet, resnet18 or a ViT"
     return None
 
 
 def judge(case: Case, images: Images, eps: float) -> tuple[float, float, float]:
     """Return mean cross-entropy, accuracy and largest distance of a result, by our network in float32."""
     adv_images = jnp.asarray(images(eps))
-    logits = _judge(case.classifier)(case.params, case.batch_stats, adv_images)
+    logits = _judge(case.model)(case.params, case.state, adv_images)
     accuracy = jnp.mean(jnp.argmax(logits, -1) == case.labels)
     distance = jnp.max(jnp.abs(adv_images - case.images))
     return float(jnp.mean(cross_entropy(logits, case.labels))), float(accuracy), float(distance)
@@ -195,12 +212,6 @@ def same_strength(one: dict[str, float], other: dict[str, float], dtype: str, ba
 
 
 @functools.lru_cache
-def _judge(classifier: Classifier) -> Callable[[Any, Any, jax.Array], jax.Array]:
-    exact = Classifier(
-        classifier.module.clone(dtype=jnp.float32),
-        classifier.mean,
-        classifier.std,
-        classifier.num_classes,
-        classifier.input_shape,
-    )
-    return jax.jit(lambda params, batch_stats, images: exact.apply(params, batch_stats, images).logits)
+def _judge(model: str) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    exact = options.network(model, "float32")
+    return jax.jit(lambda params, state, images: exact.apply(params, state, images).logits)

@@ -18,8 +18,11 @@ declare -A MEASUREMENTS=(
   [pgd_resnet18_128]="attack_steps.py --model=resnet18 --batch=128"
   [pgd_wrn]="attack_steps.py --model=wrn-28-10 --batch=512"
   [pgd_wrn_128]="attack_steps.py --model=wrn-28-10 --batch=128"
+  [pgd_vit]="attack_steps.py --model=ViT-B/32 --batch=512"
+  [pgd_vit_128]="attack_steps.py --model=ViT-B/32 --batch=128"
   [train_wrn]="train_steps.py --model=wrn-28-10 --batch=256"
   [train_resnet18]="train_steps.py --model=resnet18 --batch=512 --dtype=bfloat16"
+  [paper_steps]="paper_steps.py --model=resnet18 --batch=256 --dtype=bfloat16"
   [clip_b32]="clip_steps.py --model=ViT-B/32 --batch=256 --dtype=bfloat16 --against=torch"
   [clip_b32_128]="clip_steps.py --model=ViT-B/32 --batch=128 --dtype=bfloat16 --against=torch"
   [masked_b32]="masked_steps.py --model=ViT-B/32 --batch=512 --dtype=bfloat16"
@@ -29,8 +32,8 @@ declare -A MEASUREMENTS=(
   [roofline]="roofline.py --batch=256"
   [autoattack]="autoattack.py --model=wrn-28-10 --images=1000"
 )
-ORDER=(pgd_resnet18 pgd_resnet18_128 pgd_wrn pgd_wrn_128 train_wrn train_resnet18 clip_b32 clip_b32_128
-  masked_b32 masked_b16 masked_b16_512 masked_l14 roofline autoattack)
+ORDER=(pgd_resnet18 pgd_resnet18_128 pgd_wrn pgd_wrn_128 pgd_vit pgd_vit_128 train_wrn train_resnet18 paper_steps
+  clip_b32 clip_b32_128 masked_b32 masked_b16 masked_b16_512 masked_l14 roofline autoattack)
 
 for name in "$@"; do
   if [[ -z "${MEASUREMENTS[$name]:-}" ]]; then

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from typing import Any
 
 import jax
 
+from configs import clip_shapes
 from jrobust.errors import InputError, unknown
 from jrobust.models import zoo
 from jrobust.models.classifier import Classifier
+from jrobust.models.clip.architectures import ARCHITECTURES
+from jrobust.models.network import Network
 
 MODEL = "wrn-28-10"
 DTYPES = ("float32", "bfloat16")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # CIFAR-10
 NUM_CLASSES, INPUT_SHAPE = 10, (32, 32, 3)
+SMALL = "small"  # the tower of configs/clip_shapes.py
 
 
 def classifier(name: str, dtype: str, *, dropout: float = 0.0) -> Classifier:
@@ -37,6 +42,22 @@ def classifier(name: str, dtype: str, *, dropout: float = 0.0) -> Classifier:
     found = zoo.build(section, num_classes=NUM_CLASSES, input_shape=INPUT_SHAPE, mean=MEAN, std=STD)
     assert isinstance(found, Classifier)
     return found
+
+
+def network(name: str, dtype: str) -> Network:
+    """Return the network that `--model` names: a classifier, or one of CLIP's towers for images of its size.
+
+    A tower is an architecture such as ViT-B/32, or `small`; texts of ten classes are its head.
+
+    Raises:
+      InputError: there is no such model.
+    """
+    if name not in (*ARCHITECTURES, SMALL):
+        return classifier(name, dtype)
+    sizes: Any = clip_shapes.SIZES if name == SMALL else dataclasses.asdict(ARCHITECTURES[name])
+    shape = (sizes["image_size"], sizes["image_size"], 3)
+    section = {"name": zoo.CLIP, "sizes": sizes, "dtype": dtype}
+    return zoo.build(section, num_classes=NUM_CLASSES, input_shape=shape)
 
 
 def parser(description: str, models: str = f"{MODEL} (default), wrn-16-4, resnet18, ...") -> argparse.ArgumentParser:

@@ -148,16 +148,22 @@ class Normalized(nn.Module):
         return self.net(self.normalize(images))
 
 
+def is_written(module: Any) -> bool:
+    """Return whether there is a network here for a module of ours."""
+    small = isinstance(module, ResNet) and module.stages == (2, 2, 2, 2) and module.stem == "cifar"
+    return small or isinstance(module, WideResNet)
+
+
 def port(classifier: Classifier, params: Any, batch_stats: Any) -> Normalized | None:
     """Return the same network with the same numbers, in inference mode; None if it is not written here."""
     module = classifier.module
+    if not is_written(module):
+        return None
     net: nn.Module
     if isinstance(module, WideResNet):
         net, layout = WideNet(module.depth, module.width, classifier.num_classes), "wide_resnet"
-    elif isinstance(module, ResNet) and module.stages == (2, 2, 2, 2) and module.stem == "cifar":
-        net, layout = ResNet18(classifier.num_classes), "cifar_resnet"
     else:
-        return None
+        net, layout = ResNet18(classifier.num_classes), "cifar_resnet"
     return load(net, layout, classifier, params, batch_stats).eval().requires_grad_(False)
 
 
@@ -207,7 +213,7 @@ class Attack:
     Under bfloat16 the network runs in autocast, which like ours keeps parameters, statistics and loss in float32.
     """
 
-    def __init__(self, model: Normalized, variant: str, *, where: str, bfloat16: bool, num_steps: int):
+    def __init__(self, model: nn.Module, variant: str, *, where: str, bfloat16: bool, num_steps: int):
         self.where, self.bfloat16, self.num_steps = where, bfloat16, num_steps
         self.layout = torch.channels_last if variant.endswith("channels_last") else torch.contiguous_format
         # As JAX does by default: TF32 in float32 products, and the fastest convolution for these shapes.

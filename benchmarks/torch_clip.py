@@ -1,4 +1,4 @@
-"""A step of PMG-AFT in PyTorch, as its public code takes it: what `clip_steps` runs beside ours.
+"""CLIP in PyTorch, and a step of PMG-AFT as its public code takes it: what `clip_steps` runs beside ours.
 
 Imported only where PyTorch is installed. Every forward pass encodes the prompts of all classes again, the attack's
 backward pass reaches the weights too, and clean and adversarial images are passes of their own. The optimizer, mixed
@@ -11,12 +11,14 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from jrobust.models.clip.architectures import Sizes
+from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.weights.clip_layouts import to_foreign
 
 EPS, STEP_SIZE, NUM_STEPS = 1 / 255, 1 / 255, 2
@@ -113,6 +115,33 @@ def port(params: Mapping[str, Any], sizes: Sizes, mean: tuple[float, ...], std: 
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(("text_", "token_", "ln_final")))
     return model
+
+
+class ZeroShotCLIP(nn.Module):
+    """The image tower before fixed texts."""
+
+    texts: torch.Tensor
+
+    def __init__(self, model: CLIP, texts: torch.Tensor, scale: float):
+        super().__init__()
+        self.model, self.scale = model, scale
+        self.register_buffer("texts", texts)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, K] of images [B, 3, n, n] in [0, 1]."""
+        return self.scale * (self.model.encode_image(images) @ self.texts.T)
+
+
+def port_zero_shot(network: ZeroShot, params: Any, state: Any) -> ZeroShotCLIP | None:
+    """Return the same classifier with the same numbers, in inference mode; None for a ResNet."""
+    clip = network.clip
+    if clip.sizes.patch is None:
+        return None
+    whole = jax.device_get(clip.init(jax.random.key(0))) | {"image": params}  # of the text tower nothing is used
+    texts = torch.tensor(np.array(state["text"].value))
+    scale = float(np.exp(state["logit_scale"].value)) if network.scaled else 1.0
+    model = ZeroShotCLIP(port(whole, clip.sizes, network.mean, network.std), texts, scale)
+    return model.eval().requires_grad_(False)
 
 
 def make_step(

@@ -132,10 +132,10 @@ def test_the_table_says_when_the_cpu_was_busy(capsys):
 
 def test_labels_are_the_networks_own_and_start_is_in_the_ball():
     case = contenders.make_case("small_cnn", "float32", 4)
-    logits = case.classifier.apply(case.params, case.batch_stats, case.images).logits
+    logits = case.network.apply(case.params, case.state, case.images).logits
     np.testing.assert_array_equal(jnp.argmax(logits, -1), case.labels)
     start = case.start(0.1)
     assert 0.09 < float(jnp.abs(start - case.images).max()) <= 0.1 + 1e-6
     assert float(start.min()) >= 0 and float(start.max()) <= 1
-    train = case.classifier.apply(case.params, case.batch_stats, case.images, train=True)
+    train = case.network.apply(case.params, case.state, case.images, train=True)
     np.testing.assert_allclose(train.logits, logits, atol=1e-3)  # the statistics are those of these images

@@ -1,34 +1,33 @@
 """The networks that the benchmark writes in PyTorch are ours, and so is its attack."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import contenders, torch_attack  # noqa: E402
+from benchmarks import contenders  # noqa: E402
 
 
 def both(model, batch=4):
     case = contenders.make_case(model, "float32", batch)
-    theirs = torch_attack.port(case.classifier, *jax.device_get((case.params, case.batch_stats)))
-    return case, theirs
+    return case, contenders.in_torch(case)
 
 
-@pytest.mark.parametrize("model", ["wrn-10-1", "wrn-16-2", "resnet18"])
+@pytest.mark.parametrize("model", ["wrn-10-1", "wrn-16-2", "resnet18", "small"])
 def test_logits(model):
     case, theirs = both(model)
-    ours = case.classifier.apply(case.params, case.batch_stats, case.images).logits
+    ours = case.network.apply(case.params, case.state, case.images).logits
     images = torch.tensor(np.asarray(case.images).transpose(0, 3, 1, 2).copy())
     np.testing.assert_allclose(theirs(images).detach(), ours, rtol=0, atol=2e-5)
 
 
 def test_a_network_that_is_not_written_there():
-    case = contenders.make_case("small_cnn", "float32", 2)
-    assert torch_attack.port(case.classifier, *jax.device_get((case.params, case.batch_stats))) is None
-    assert "not written" in contenders.obstacle("small_cnn", "torch")
-    assert contenders.obstacle("wrn-10-1", "torch") is None
+    assert contenders.in_torch(contenders.make_case("small_cnn", "float32", 2)) is None
+    for model in ("small_cnn", "RN50"):
+        assert "not written" in contenders.obstacle(model, "torch")
+    for model in ("wrn-10-1", "ViT-B/32"):
+        assert contenders.obstacle(model, "torch") is None
 
 
 @pytest.mark.parametrize(("variant", "dtype"), [("torch", "float32"), ("channels_last", "bfloat16")])
