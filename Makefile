@@ -7,7 +7,7 @@ RUNS ?= runs/demo
 # in xdist's own, the files of few and long tests would come last, and a process would wait for another's.
 PYTEST = $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test parity lint clean
+.PHONY: demo test parity claims lint clean
 
 demo: $(VENV)/.installed  ## train, attack, report and compare a natural and an ART network on data that ships with a dependency
 	$(PY) launch/run.py --config=configs/art_digits.py:variant=natural --workdir=$(RUNS)/natural
@@ -24,6 +24,9 @@ lint: $(VENV)/.installed-dev
 
 parity: $(VENV)/.installed-parity  ## the comparisons with PyTorch; installs PyTorch
 	$(PYTEST) tests/parity
+
+claims: $(VENV)/.installed  ## what each paper claims, small, over several seeds, as a table; about half an hour
+	$(PY) launch/claims.py --output=docs/results/claims.md
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,13 +1,21 @@
 """A config file of a network so small that a run takes a second, and what an interrupted run is compared by."""
 
+import json
 import textwrap
 
 import command
 import jax
 import numpy as np
 import pytest
+import session
 
 from jrobust.training import checkpoint
+
+# Of a run by the width of its network and its seed.
+ACCURACIES = {
+    **{("4", 0): 0.25, ("4", 1): 0.75, ("5", 0): 0.5, ("5", 1): 0.625},
+    **{("6", 0): 0.375, ("6", 1): 0.375, ("7", 0): 0.5, ("7", 1): 1.0},
+}
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +69,24 @@ def trained():
         return step, leaves, (workdir / "metrics.jsonl").read_bytes()
 
     return trained
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Runs of which nothing is trained; their folders, in the order in which they began."""
+    begun = []
+
+    def run_one(config, workdir, *, progress):
+        begun.append(workdir.name)
+        print("what a run says")
+        (workdir / "evaluation").mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(config.to_json())
+        of = session.config_hash(workdir)
+        value = ACCURACIES[str(config.model.width), config.seed]
+        record = {"suite": "accuracy", "config_hash": of, "metrics": {"accuracy": {"value": value}}}
+        (workdir / "evaluation" / "accuracy.json").write_text(json.dumps(record))
+        (workdir / session.FINISHED).write_text(json.dumps({"config_hash": of, "step": 4, "failures": []}))
+        return session.Outcome([])
+
+    monkeypatch.setattr(session, "run_one", run_one)
+    return begun
