@@ -11,6 +11,7 @@ import session
 from papers import PAPERS, Paper
 
 from jrobust.errors import InputError
+from jrobust.reporting import page
 from jrobust.reporting.claims import Claim
 from jrobust.training import parallel
 
@@ -77,6 +78,7 @@ def test_real_runs(tmp_path, monkeypatch):
     """AT beside AT with FSR at the size for tests, from the config to the document."""
     mesh = parallel.make_mesh(1)
     monkeypatch.setattr(parallel, "make_mesh", lambda: mesh)
+    monkeypatch.setattr(page, "write", lambda workdir: None)  # of each run; other tests draw it
     changes = ("method.num_steps=1", "train.steps=2", "evaluation.after_training=('accuracy',)")
     real = Paper(
         "fsr",
