@@ -8,8 +8,7 @@ Each axis doubles one thing and leaves the rest: batch, pixels and devices those
 examples of two steps, as `launch/run.py` compiles it, with the batch of all devices together; steps and restarts those
 of PGD; points those of integrated gradients, in chunks of four. Batches but those of axis batch are a quarter of
 --batch, and all of it on axis devices. On a CPU the devices are simulated: they share its cores, so that seconds do not
-fall with them; and its loops are unrolled, so that chunks of a path do not wait for each other's memory. The points of
-an axis are timed in turns.
+fall with them. The points of an axis are timed in turns.
 
 It prints a table: images/s, median and quartiles of the seconds of a call, GFLOP of all devices as the compiler counts
 them, and the memory that it plans for one device; below it the exponent of each, which is the slope of a straight line

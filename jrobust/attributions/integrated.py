@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from jrobust import errors, loops
 from jrobust.attributions import gradients
@@ -98,27 +99,75 @@ def integrated_gradients(
         raise errors.InputError(f"chunk={chunk}: at least 1 point of the path has to be in memory")
     images = gradients.wide(images)
     base = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
-    a, w = jnp.asarray(points, images.dtype), jnp.asarray(weights, images.dtype)
-
-    @jax.checkpoint
-    def weighted_gradient(start: jax.Array, factor: jax.Array, a: jax.Array, w: jax.Array) -> jax.Array:
-        path = start + a.reshape(-1, *[1] * factor.ndim) * factor
-        return jnp.tensordot(w, gradients.input_gradient(jax.vmap(score_fn), path), 1)
 
     factor = images - base
-    whole = len(points) // chunk * chunk
-    # The loop's body adds outside of the checkpoint: inside, the running sum would be kept once a chunk.
-    total, _ = loops.scan(
-        lambda total, aw: (total + weighted_gradient(base, factor, *aw), None),
-        jnp.zeros_like(images),
-        (a[:whole].reshape(-1, chunk), w[:whole].reshape(-1, chunk)),
-        unroll=unroll,
-    )
-    if whole < len(points):
-        total = total + weighted_gradient(base, factor, a[whole:], w[whole:])
+    total = _path_sum(score_fn, base, factor, (points, weights), chunk, unroll)
     attribution = (jax.lax.stop_gradient(factor) if detach_factor else factor) * total
     rise = gradients.wide(score_fn(images)) - gradients.wide(score_fn(base))
     return Attribution(attribution, attribution.reshape(attribution.shape[0], -1).sum(-1) - rise)
+
+
+def _path_sum(
+    score_fn: ScoreFn,
+    start: jax.Array,
+    factor: jax.Array,
+    points: tuple[np.ndarray, np.ndarray],
+    chunk: int,
+    unroll: bool | None,
+) -> jax.Array:
+    """Return sum_i w_i grad score(start + a_i factor), `chunk` of the points (a_i, w_i) at a time, in both passes.
+
+    The second pass is `jax.checkpoint`'s, written out so that each chunk is computed again only after the gradient of
+    the one before: where the loop is unrolled, the compiler would otherwise be free to compute all of them again first.
+    """
+    traced = jax.make_jaxpr(score_fn)(start)  # with what the score closes over, weights for one, as arguments
+    # Of NumPy: what the second pass closes over may not belong to the trace of the first.
+    points = points[0].astype(factor.dtype), points[1].astype(factor.dtype)
+    whole = len(points[0]) // chunk * chunk
+
+    def weighted_gradient(start: jax.Array, factor: jax.Array, held: Any, a: jax.Array, w: jax.Array) -> jax.Array:
+        score = jax.vmap(lambda x: core.jaxpr_as_fun(core.ClosedJaxpr(traced.jaxpr, held))(x)[0])
+        return jnp.tensordot(w, gradients.input_gradient(score, start + a * factor), 1)
+
+    def over_chunks(term: Callable[[jax.Array, jax.Array], Any], zeros: Any) -> Any:
+        """Sum term(a, w) over the chunks: a pair of lists, of arrays with an axis of examples and of others."""
+
+        def add(total: Any, aw: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            done = [leaf[:, :1, :1, :1] for leaf in jax.tree.leaves(total[0])] + loops.elements(total[1])
+            a = loops.after(jnp.asarray(aw[0])[:, None, None, None, None], *done, unroll=unroll)
+            return jax.tree.map(jnp.add, total, term(a, aw[1])), None
+
+        chunks = jax.tree.map(lambda rows: rows[:whole].reshape(-1, chunk), points)
+        total, _ = loops.scan(add, zeros, chunks, unroll=unroll)
+        if whole < len(points[0]):
+            total, _ = add(total, jax.tree.map(lambda rows: rows[whole:], points))
+        return total
+
+    @jax.custom_vjp
+    def path_sum(line: tuple[jax.Array, jax.Array], held: Any) -> jax.Array:
+        one = over_chunks(lambda a, w: ([weighted_gradient(*line, held, a, w)], []), ([jnp.zeros_like(line[0])], []))
+        return one[0][0]
+
+    def forward(*arguments: Any) -> tuple[jax.Array, Any]:
+        values = jax.tree.map(lambda argument: argument.value, arguments)
+        moving = jax.tree.map(lambda argument: argument.value if argument.perturbed else None, arguments)
+        return path_sum(*values), (values, moving)
+
+    def backward(residuals: Any, slope: jax.Array) -> Any:
+        values, moving = residuals
+
+        def term(a: jax.Array, w: jax.Array) -> Any:
+            def along(moving: Any) -> jax.Array:
+                given = jax.tree.map(lambda value, moved: value if moved is None else moved, values, moving)
+                (start, factor), held = given
+                return weighted_gradient(start, factor, held, a, w)
+
+            return jax.vjp(along, moving)[1](slope)[0]
+
+        return over_chunks(term, jax.tree.map(jnp.zeros_like, moving))
+
+    path_sum.defvjp(forward, backward, symbolic_zeros=True)
+    return path_sum((start, factor), traced.consts)
 
 
 class PathOptions(TypedDict, total=False):

@@ -48,14 +48,14 @@ def make_train_step(
 
     With k microbatches the batch is split into k equal parts, part i the examples i, i + k, i + 2 k, .. of each device,
     and g, l and the metrics are the means, in float32, of those of the parts at the same theta; s goes through the
-    parts in their order. One part is prepared and differentiated at a time, so that memory is that of a part; on CPU,
-    where `loops` unrolls, it is not. Random numbers of an example are the same for any k, for they are drawn from the
+    parts in their order. One part is prepared and differentiated at a time, so that memory is that of a part, also on
+    CPU, where the parts are unrolled. Random numbers of an example are the same for any k, for they are drawn from the
     step's keys and `index`; what is drawn for a batch, or couples its examples (batch norm, other images as donors or
     negatives), is of a part.
 
     A part is taken without moving an example between devices. With an axis name gradients are averaged over it once a
-    step. In one view the compiler places the sums over devices, and leaves one in each part of a rolled loop; to have
-    one a step, take `pmap`.
+    step. In one view the compiler places the sums over devices, and leaves one in each part; to have one a step, take
+    `pmap`.
 
     The metrics are float32 scalars: those of the method, `loss`, and the l2 norms `gradient_norm`, `parameter_norm`
     (after the update) and `update_norm`.
@@ -106,6 +106,7 @@ def _mean_over_parts(
 
     def add(place: jax.Array, carry: Any) -> Any:
         state, sums = carry
+        place = loops.after(place, *loops.elements(sums[0]))  # after all gradients of the part before
         state, found = differentiate(state, part(place))
         return state, jax.tree.map(jnp.add, sums, found)
 

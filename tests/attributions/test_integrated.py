@@ -154,20 +154,41 @@ def test_direction_golden(x64, detach_factor, expected):
     np.testing.assert_allclose(jax.jit(jax.grad(first))(jnp.asarray(POINT)).ravel(), expected, rtol=1e-12)
 
 
-def test_memory_of_the_gradient_does_not_grow_with_the_points(net_of):
+def memory(net_of, derivative_in, num_points, chunk, unroll):
+    """Return the bytes of temporaries of the map (None) or of a loss of it by its argument."""
     net = jax.tree.map(lambda w: w.astype(jnp.float32), net_of(0, 3072, hidden=512))
-    images, labels = jnp.ones((4, 32, 32, 3)), jnp.zeros(4, int)
 
-    def memory(num_points, chunk):
-        def loss(net, images):
-            return loss_of(net, images, labels, num_points=num_points, chunk=chunk, unroll=False)
+    def loss(net, images):
+        labels = jnp.zeros(4, int)
+        return loss_of(net, images, labels, num_points=num_points, chunk=chunk, unroll=unroll)
 
-        compiled = jax.jit(jax.grad(loss, argnums=1)).lower(net, images).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+    function = loss if derivative_in is None else jax.grad(loss, argnums=derivative_in)
+    compiled = jax.jit(function).lower(net, jnp.ones((4, 32, 32, 3))).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
-    few, many, wide = memory(8, 4), memory(128, 4), memory(128, 128)
-    assert many < 1.05 * few + 1e4
-    assert wide > 5 * many
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("derivative_in", [None, 0, 1])
+def test_memory_does_not_grow_with_the_points(net_of, derivative_in, unroll):
+    few, many = (memory(net_of, derivative_in, num_points, 4, unroll) for num_points in (16, 32))
+    assert many < 1.02 * few
+    if derivative_in != 0:  # there it is what sums gradients as large as the weights
+        assert memory(net_of, derivative_in, 32, 32, unroll) > 4 * many
+
+
+def test_derivatives_of_derivatives_and_of_a_mapped_function(problem):
+    net, images, labels = problem
+    run = functools.partial(loss_of, num_points=5)
+
+    def slope(chunk):
+        def first(images, labels):
+            return jnp.sum(jax.grad(lambda x: run(net, x[None], labels[None], chunk=chunk))(images) ** 2)
+
+        return jax.jit(jax.vmap(jax.grad(first)))(images, labels)
+
+    whole, parts = slope(5), slope(2)
+    assert np.abs(whole).max() > 0
+    np.testing.assert_allclose(parts, whole, rtol=1e-10, atol=1e-12)
 
 
 def test_maps(problem):
