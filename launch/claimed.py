@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-import shlex
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,4 +98,5 @@ def command_of(paper: Paper) -> str:
     words += [f"--seeds={','.join(map(str, paper.seeds))}"] if paper.seeds else []
     words += [f"--measures={','.join(paper.measures)}"] if paper.measures else []
     words += [f"--rows={';'.join(paper.rows)}"] if paper.rows else []
-    return shlex.join(["python", "launch/study.py" if paper.rows else "launch/run.py", *words, *paper.overrides])
+    quoted = (f'"{word}"' if re.search(r"[^\w=.,:/-]", word) else word for word in (*words, *paper.overrides))
+    return " ".join(["python", "launch/study.py" if paper.rows else "launch/run.py", *quoted])

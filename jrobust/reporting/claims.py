@@ -159,7 +159,7 @@ def markdown(chapters: Sequence[Chapter], command: str, written: str) -> str:
 def values(chapter: Chapter) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of the table of a study: every measure of a claim, every row of the study, every seed."""
     study = chapter.study
-    columns = ["%", "row", *(f"seed {seed}" for seed in study.seeds), "mean +- std"]
+    columns = ["measure (%)", "row", *(f"seed {seed}" for seed in study.seeds), "mean +- std"]
     rows = []
     for measure in dict.fromkeys(claim.measure for claim in chapter.claims):
         for group in study.groups:
@@ -181,7 +181,7 @@ def origin(chapter: Chapter) -> str:
     days = sorted({record.get("created", "")[:10] for record in records})
     if not records:
         return "No run came to its end."
-    spent = f"{len(chapter.runs)} runs, {chapter.seconds / 60:.1f} minutes"
+    spent = f"{len(chapter.runs)} runs, {chapter.seconds / 60:.1f} minutes by the clock"
     return (
         f"{spent}; {' and '.join(devices)}; {' / '.join(versions)}; commit {' and '.join(commits)},"
         f" {' to '.join(dict.fromkeys((days[0], days[-1])))}"

@@ -97,4 +97,4 @@ def test_real_runs(tmp_path, monkeypatch):
     text = (tmp_path / "claims.md").read_text()
     differences = ", ".join(f"{100 * (b - a):+.2f}" for a, b in zip(base, method, strict=True))
     assert f"Differences by seed {differences}; mean" in text and "2 runs, " in text
-    assert "--config=configs/fsr_digits.py:runlocal --seeds=0 '--rows=method=at;method=at,fsr'" in text
+    assert '--config=configs/fsr_digits.py:runlocal --seeds=0 "--rows=method=at;method=at,fsr"' in text

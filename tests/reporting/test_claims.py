@@ -72,14 +72,14 @@ def test_the_document(tmp_path):
     text = claims.markdown([chapter(STUDY, CLAIM, runs=runs)], "python launch/claims.py", "2026-11-23")
     lines = text.splitlines()
     assert "| M, data | acc | method | base | +4.00 | +1.52 to +6.48 | 3 of 3 | yes |" in lines
-    assert "| % | row | seed 0 | seed 1 | seed 2 | mean +- std |" in lines
+    assert "| measure (%) | row | seed 0 | seed 1 | seed 2 | mean +- std |" in lines
     assert "| acc | base | 30.00 | 50.00 | 70.00 | 50.00 +- 16.33 |" in lines
     assert "    python launch/claims.py" in lines and "    python it.py" in lines and "ddof = 0" in text
     assert (
         "* `method` above `base` in acc: holds. Differences by seed +3.00, +4.00, +5.00; mean +4.00, 95 % interval"
         " +1.52 to +6.48; above in 3 of 3. What limits it." in lines
     )
-    origin = "3 runs, 1.5 minutes; 1 x cpu (cpu); jax 0.10.2; commit abc and def, 2026-11-22 to 2026-11-23"
+    origin = "3 runs, 1.5 minutes by the clock; 1 x cpu (cpu); jax 0.10.2; commit abc and def, 2026-11-22 to 2026-11-23"
     assert origin in lines
 
 
