@@ -2,19 +2,21 @@
 
     python benchmarks/devices.py                            # eight simulated devices on a CPU, else those there are
     python benchmarks/devices.py --methods=lff,pmg_aft --steps=2
+    python benchmarks/devices.py --document=docs/results/devices.md
 
 The methods are those of the configs in `CASES`, on networks that compile in seconds, with attacks of one step and the
 optimizer SGD, on random images. (Adam divides a gradient that is zero but for rounding, as that of a key's bias in
 attention is, by its own size: no two programs agree on it.) From the same variables a few steps are taken on one device
-and on all, under `jit` and, where the method does not draw from the images of its device, under `pmap`.
+and on all, under `jit` and under `pmap`.
 
 It prints a table: the largest difference of a parameter over the largest parameter, in float32; the same of how far the
 parameters have moved from their start; and the collective operations of the compiled step on all devices
 (jrobust/training/collectives.py): how many, the bytes of their results on one device, over the bytes of the parameters,
 and their kinds. Equal is a difference of at most 1e-5. The sign of a gradient that is zero but for rounding moves a
 pixel of an attacked image by two steps of the attack, so a row that is above is run once more in float64 and is equal
-if it is within 1e-10 there: then it is rounding and nothing else. The same is written as JSON lines, one a row; the
-status is 1 if a row is not equal.
+if it is within 1e-10 there: then it is rounding and nothing else. Seconds are not measured: simulated devices share the
+cores of one machine. The same is written as JSON lines, one a row, and as a document; the status is 1 if a row is not
+equal.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from benchmarks import measure, options, roofline, training
+from benchmarks import measure, options, roofline, tables, training
 from jrobust import methods
 from jrobust.data.pipeline import make_prepare
 from jrobust.errors import InputError, unknown
@@ -50,12 +52,10 @@ class Case(NamedTuple):
     Attributes:
       config: as behind --config of launch/run.py.
       method: what is changed of its section `method`.
-      modes: in which the devices are to do what one does.
     """
 
     config: str
     method: Mapping[str, Any] = {}
-    modes: tuple[str, ...] = parallel.MODES
 
 
 _MASKED = "configs/masked_images_shapes.py:method=masked"
@@ -75,9 +75,8 @@ CASES = {
     "pmg_aft": Case("configs/pmg_aft_shapes.py:method=pmg_aft"),
     "linear_probe": Case(_MASKED, {"name": "linear_probe"}),
     "masked_images-none": Case(_MASKED, {"refilling": "none"}),
-    # Donors are images of the own device under pmap, and of the own group of the batch under jit.
-    "masked_images-multi": Case(_MASKED, {"refilling": "multi"}, ("jit",)),
-    "masked_images-single": Case(_MASKED, {"refilling": "single", "groups": 2}, ("jit",)),
+    "masked_images-multi": Case(_MASKED, {"refilling": "multi", "groups": 2}),  # on eight devices, of four neighbours
+    "masked_images-single": Case(_MASKED, {"refilling": "single"}),
 }
 
 
@@ -88,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument(
         "--steps", type=int, default=2, help="of training; default 2, for a student begins as its teacher"
     )
+    parser.add_argument("--document", type=pathlib.Path, help="the table in Markdown, besides the JSON lines")
     parsed = parser.parse_args(arguments)
     options.simulate_devices(DEVICES)
     parsed.dtype, parsed.batch = "float32", parsed.batch or 2 * jax.device_count()
@@ -98,7 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
             raise unknown("--methods", name, CASES)
     parallel.check_divisible(chosen.batch, parallel.make_mesh())
     title = f"steps on {jax.device_count()} devices beside one"
-    return training.conclude(chosen, rows_of, notes, "devices", title)
+    rows = training.conclude(chosen, rows_of, notes, "devices", title)
+    if chosen.document:
+        rows_file = measure.results_file(rows, "devices", chosen.output)
+        chosen.document.parent.mkdir(parents=True, exist_ok=True)
+        chosen.document.write_text(tables.markdown([rows_file], "Many devices beside one"), encoding="utf-8")
+    return rows
 
 
 def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
@@ -114,7 +119,7 @@ def compare(name: str, dtype: str, batch: int, steps: int) -> list[dict[str, Any
     """Return the rows of a method: all devices beside one, in each of its modes."""
     rows = []
     one = functools.cache(lambda kind: trained(name, kind, batch, steps, "jit", 1))
-    for mode in CASES[name].modes:
+    for mode in parallel.MODES:
         all_of_them = trained(name, dtype, batch, steps, mode, jax.device_count())
         found = {"difference": distance(one(dtype).params, all_of_them.params)}
         equal = found["difference"] <= LIMITS[dtype]
@@ -155,7 +160,7 @@ def trained(name: str, dtype: str, batch: int, steps: int, mode: str, devices: i
         config = config_of(name, dtype)
         config.train.parallelism = mode
         network, shape = roofline.network_of(config)
-        method = method_of(config, network.with_axis(parallel.axis_name(mode)), batch * steps)
+        method = method_of(config, network, batch * steps)
         resident = examples(batch * steps, shape, network.num_classes)
         positions = [{"index": np.arange(i * batch, (i + 1) * batch, dtype=np.int32)} for i in range(steps)]
         found = program.assemble(

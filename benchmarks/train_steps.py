@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser = options.parser(__doc__ or "")
     parser.add_argument("--mode", default="jit", help=" or ".join(parallel.MODES))
     chosen = options.resolve(parser.parse_args(arguments), local_model="small_cnn")
-    parallel.axis_name(chosen.mode)  # raises for a name that is none
+    parallel.check_mode(chosen.mode)
     parallel.check_divisible(chosen.batch, parallel.make_mesh())
     return training.conclude(chosen, rows_of, notes, "train_steps", "training steps")
 

@@ -44,7 +44,7 @@ def assemble(
 
     Args:
       config: its augmentation, its optimizer and its section `train` are taken.
-      method: for the devices of `config.train.parallelism`.
+      method: as for `program.assemble`.
       batch: images, on all devices together.
       shape: of an image on the device.
       devices: the first so many; all by default.
@@ -84,7 +84,7 @@ def compile_step(
       make_method: from the name of the axis of devices to the method.
       num_classes: of the labels.
     """
-    method = make_method(parallel.axis_name(config.train.parallelism))
+    method = make_method(None)
     assembled, _ = assemble(config, method, batch, shape, devices)
     step = assembled.parallel
 
@@ -102,9 +102,7 @@ def compile_step(
         step.shard({"index": np.arange(i * batch, (i + 1) * batch, dtype=np.int32)}) for i in range(RESIDENT_BATCHES)
     ]
     compiled, seconds = measure.compile_ahead(step.step, state, placed[0], resident, key)
-    in_one_view = config.copy_and_resolve_references()  # the work of all devices together
-    in_one_view.train.parallelism = "jit"
-    whole, shapes = assemble(in_one_view, make_method(None), batch, shape)
+    whole, shapes = assemble(program.on_one_device(config), method, batch, shape, 1)  # the work of all devices together
     fields = measure.program_fields(compiled, seconds, whole.step, *shapes)
 
     done = 0

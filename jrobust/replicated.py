@@ -13,7 +13,7 @@ import jax
 class Replicated:
     """State that a method itself keeps equal on all devices: tables over the whole data set, frozen networks.
 
-    Under `pmap` the trainer averages floating-point state over the devices, but not this: a mean over three devices
+    The trainer averages floating-point state over the devices, but not this: a mean over three devices
     would round it.
     """
 

@@ -57,6 +57,7 @@ def build(config: Any, weights_file: str = "") -> Parts:
     Raises:
       InputError: whatever of it cannot be had.
     """
+    parallel.check_mode(config.train.parallelism)
     section, split = config.data, evaluate_split(config)
     if (step := config.evaluation.get("step", "latest")) not in STEPS:
         raise unknown("evaluation.step", step, STEPS)
@@ -126,23 +127,11 @@ def oracle(config: Any, step: int | str) -> str:
 
 def network(config: Any, source: data.Source) -> Network:
     """Return the network of a config for the classes and the image shape of a source."""
-    classifier = zoo.build(
+    return zoo.build(
         config.model,
         num_classes=len(source.class_names),
         input_shape=data.output_shape(source.image_shape, data.Augmentation.of(config.data.augment)),
     )
-    return classifier.with_axis(parallel.axis_name(config.train.parallelism))
-
-
-def in_one_view(parts: Parts) -> Parts:
-    """Return parts whose method sees the batch of all devices at once, as under `jit`, whatever the config says."""
-    if parts.config.train.parallelism == "jit":
-        return parts
-    config = parts.config.copy_and_resolve_references()
-    config.train.parallelism = "jit"
-    classifier = network(config, parts.train)
-    method = _method(config, classifier, parts.test, len(parts.train), parts.texts)
-    return parts._replace(config=config, classifier=classifier, method=method)
 
 
 def subject(
@@ -219,7 +208,6 @@ def reopen(workdir: str | pathlib.Path, data_dir: str | None = None) -> tuple[Pa
     config = read_config(workdir)
     if data_dir is not None:
         config.data.dir = data_dir
-    config.train.parallelism = "jit"
     parts = build(config, pretraining.weights(config, pathlib.Path(workdir)))
     return parts, jax.eval_shape(parts.method.init, jax.random.key(0), {})
 

@@ -145,11 +145,11 @@ def plan(parts: assembly.Parts, mesh: Mesh) -> Plan:
     per_epoch = batches.steps_per_epoch
     steps = durations.total_steps(config.train, steps_per_epoch=per_epoch, batch_size=size)
 
-    def assemble(view: assembly.Parts) -> program.Program:
+    def assemble(config: Any, mesh: Mesh) -> program.Program:
         prepare = data.make_prepare(config.data.augment)
         return program.assemble(
-            view.method,
-            view.config,
+            parts.method,
+            config,
             batch,
             resident,
             prepare=prepare,
@@ -158,7 +158,8 @@ def plan(parts: assembly.Parts, mesh: Mesh) -> Plan:
             total_steps=steps,
         )
 
-    assembled, in_one_view = assemble(parts), assemble(assembly.in_one_view(parts))
+    assembled = assemble(config, mesh)
+    in_one_view = assemble(program.on_one_device(config), parallel.make_mesh(1))  # the work of all devices together
     arguments = assembled.arguments(batch, resident)
     begin = time.perf_counter()
     # The host in the place of an accelerator: collectives in a rolled loop would be counted once.

@@ -38,7 +38,7 @@ def weights(
     """
     return safetensors_file.write(
         output,
-        parts.classifier.with_axis(None),
+        parts.classifier,
         deployed.params,
         deployed.state,
         model=parts.config.model.to_dict(),
@@ -55,7 +55,7 @@ def program(
     return stablehlo.write(
         output,
         lambda images: model.logits(weights_inside, images),
-        parts.classifier.with_axis(None),
+        parts.classifier,
         **_origin(parts, step, chosen),
     )
 

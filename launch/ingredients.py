@@ -135,4 +135,4 @@ def _network(parts: assembly.Parts) -> Network:
     """Return the network of parts, whatever it computes in."""
     config = parts.config.copy_and_resolve_references().unlock()
     config.model.dtype = "float32"
-    return assembly.network(config, parts.train).with_axis(None)
+    return assembly.network(config, parts.train)

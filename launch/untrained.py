@@ -35,7 +35,6 @@ def build(config: Any, workdir: pathlib.Path, network_file: str = "") -> tuple[a
         raise InputError(
             f"{file} is not there: train it first, with launch/run.py and this --config in a folder beside {workdir}"
         )
-    config.train.parallelism = "jit"
     parts = assembly.build(config, file)
     run_folder.check_config(workdir, config.to_dict())  # with what was measured
     return parts, of_file(parts, network_file) if network_file else original(parts)

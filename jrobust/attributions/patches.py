@@ -7,6 +7,9 @@ Random keys are one an image (`jrobust.keys.per_example`), so that an image's dr
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -47,63 +50,71 @@ def kept(mask: jax.Array) -> jax.Array:
     return ~mask.reshape(mask.shape[0], -1)
 
 
-def single_fill(key: jax.Array, images: jax.Array, mask: jax.Array, *, groups: int = 1) -> jax.Array:
+def single_fill(
+    key: jax.Array, images: jax.Array, mask: jax.Array, *, groups: int = 1, axis_name: str | None = None
+) -> jax.Array:
     """Return images whose masked patches come from one other image each, at the same place.
 
         x_cf,i = where(mask_i, x_pi(i), x_i),   pi a random permutation of the batch; pi(i) = i may happen
 
     Args:
-      key: one key. Where each device has its own `images`, fold the device's number into it.
+      key: one key, the same on all devices.
       images: [B, H, W, C] of any type, H and W multiples of g; donors are taken as they are.
       mask: bool[B, g, g].
-      groups: the batch is this many groups one behind the other, and donors come from an image's own: with one group a
-        device nothing has to be sent.
+      groups: the batch is this many groups one behind the other, and donors come from an image's own.
+      axis_name: of the devices among which the batch is divided, of which each is given its part. The result does not
+        depend on their number. Images are sent to the neighbours with which a device shares a group: with one group a
+        device, or several, none are.
 
     Raises:
       InputError: a patch would be no whole number of pixels, or the groups would not be equal.
     """
-    size = _group_size(images, groups)
-    donors = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(key, groups))
-    return refill(images, mask, donors.reshape(-1), groups=groups)
+    pool = _pool(images, groups, axis_name)
+    donors = jax.vmap(lambda k: jax.random.permutation(k, pool.size))(jax.random.split(key, groups))
+    donors = (donors + pool.size * jnp.arange(groups)[:, None]).reshape(-1)  # in the whole batch
+    own = jax.lax.dynamic_slice_in_dim(donors, pool.first + pool.own, len(images)) - pool.first
+    return refill(images, mask, own, pool.images)
 
 
-def multi_fill(keys: jax.Array, images: jax.Array, mask: jax.Array, *, groups: int = 1) -> jax.Array:
+def multi_fill(
+    keys: jax.Array, images: jax.Array, mask: jax.Array, *, groups: int = 1, axis_name: str | None = None
+) -> jax.Array:
     """Return images each of whose masked patches comes from an image of its own draw, never itself, at the same place.
 
         donor(i, p) = (i + shift) mod B,   shift uniform in 1 .. B - 1 for each image i and patch p
 
     Args:
       keys: typed keys, shape [B].
-      images, mask, groups: as in `single_fill`; with groups, B is the size of one.
+      images, mask, groups, axis_name: as in `single_fill`; with groups, B is the size of one.
 
     Raises:
       InputError: as `single_fill`; or a group is one image.
     """
-    size = _group_size(images, groups)
-    if size < 2:
-        raise InputError("multi-fill takes patches from other images of a device's batch: expected at least 2, found 1")
-    shifts = jax.vmap(lambda key: jax.random.randint(key, mask.shape[1:], 1, size))(keys)
-    return refill(images, mask, (jnp.arange(len(images))[:, None, None] + shifts) % size, groups=groups)
+    pool = _pool(images, groups, axis_name)
+    if pool.size < 2:
+        raise InputError("multi-fill takes patches from other images of a group: expected at least 2, found 1")
+    shifts = jax.vmap(lambda key: jax.random.randint(key, mask.shape[1:], 1, pool.size))(keys)
+    places = (pool.own + jnp.arange(len(images)))[:, None, None]
+    donors = places - places % pool.size + (places + shifts) % pool.size
+    return refill(images, mask, donors, pool.images)
 
 
-def refill(images: jax.Array, mask: jax.Array, donors: jax.Array, *, groups: int = 1) -> jax.Array:
+def refill(images: jax.Array, mask: jax.Array, donors: jax.Array, pool: jax.Array | None = None) -> jax.Array:
     """Return images whose masked patches are those of `donors` at the same place.
 
     Args:
-      images, mask, groups: as in `single_fill`.
-      donors: int[B], one image for all patches, or int[B, g, g], one for each; positions in the image's group.
+      images, mask: as in `single_fill`.
+      donors: int[B], one image for all patches, or int[B, g, g], one for each; positions in the pool.
+      pool: images; by default those that are refilled.
 
     Raises:
       InputError: as `single_fill`.
     """
-    _group_size(images, groups)
-    if groups > 1:
-        parts = [array.reshape(groups, -1, *array.shape[1:]) for array in (images, mask, donors)]
-        return jax.vmap(refill)(*parts).reshape(images.shape)
     batch, height, width, channels = images.shape
     rows, columns = mask.shape[1:]
     cells = as_patches(images, (rows, columns))
-    others = cells[donors] if donors.ndim == 1 else cells[donors, jnp.arange(rows)[:, None], jnp.arange(columns)]
+    others = cells if pool is None else as_patches(pool, (rows, columns))
+    others = others[donors] if donors.ndim == 1 else others[donors, jnp.arange(rows)[:, None], jnp.arange(columns)]
     filled = jnp.where(mask[..., None, None, None], others, cells)
     return filled.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
 
@@ -124,7 +135,33 @@ def as_patches(images: jax.Array, grid: tuple[int, int]) -> jax.Array:
     return cells.transpose(0, 1, 3, 2, 4, 5)
 
 
-def _group_size(images: jax.Array, groups: int) -> int:
-    if len(images) % groups:
-        raise InputError(f"a batch of {len(images)} images is not {groups} equal groups")
-    return len(images) // groups
+class _Pool(NamedTuple):
+    """What the donors of a device's images are among.
+
+    Attributes:
+      images: whole groups.
+      first: the place of the first of them in the batch.
+      own: the place of the device's first image among them.
+      size: of a group.
+    """
+
+    images: jax.Array
+    first: jax.Array | int
+    own: jax.Array | int
+    size: int
+
+
+def _pool(images: jax.Array, groups: int, axis_name: str | None) -> _Pool:
+    count, devices = len(images), 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    if count * devices % groups:
+        raise InputError(f"a batch of {count * devices} images is not {groups} equal groups")
+    size = count * devices // groups
+    if axis_name is None:
+        return _Pool(images, 0, 0, size)
+    together = devices // math.gcd(devices, groups)  # neighbours that have whole groups
+    device = jax.lax.axis_index(axis_name)
+    if together > 1:
+        neighbours = [list(range(first, first + together)) for first in range(0, devices, together)]
+        images = jax.lax.all_gather(images, axis_name, axis_index_groups=neighbours, tiled=True)
+    place = device % together
+    return _Pool(images, (device - place) * count, place * count, size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,10 @@ class BiasAdv(NetworkMethod):
             raise InputError("method.biasadv.space=normalized is defined for norm=linf alone: set norm, or space=pixel")
         if self.objective == "random" and self.norm != "linf":
             raise InputError("method.biasadv.objective=random draws from an Linf ball: set norm=linf")
+
+    def with_axis(self, axis_name: str | None) -> Self:
+        """Return this method, with its base, for a batch that is divided among the devices of an axis."""
+        return dataclasses.replace(super().with_axis(axis_name), base=self.base.with_axis(axis_name))
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return the variables of the base and the auxiliary batch norms."""

@@ -23,8 +23,8 @@ class Contrastive(NetworkMethod):
         z_ij = s <v_i, t_j>,   s = min(exp(logit_scale), 100)
         L = 1/2 mean_i (logsumexp_j z_ij - z_ii) + 1/2 mean_j (logsumexp_i z_ij - z_jj)
 
-    Batches have `tokens` int32[B, D, T], D captions an image, of which each step draws one. Under `pmap` images meet
-    the captions of all devices; with microbatches those of their part. What is deployed is the image tower with the
+    Batches have `tokens` int32[B, D, T], D captions an image, of which each step draws one. Images meet the
+    captions of all devices; with microbatches those of their part. What is deployed is the image tower with the
     texts of `class_tokens`.
 
     Attributes:

@@ -11,7 +11,7 @@ features, y the label, y' the wrong class of largest z.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,10 @@ class FSR(NetworkMethod):
     separation_loss: NonRobust = "mispredicted"
     auxiliary_on: Literal["adv", "clean", "both"] = "adv"
     auxiliary_kl: bool = False
+
+    def with_axis(self, axis_name: str | None) -> Self:
+        """Return this method, with its base, for a batch that is divided among the devices of an axis."""
+        return dataclasses.replace(super().with_axis(axis_name), base=self.base.with_axis(axis_name))
 
     def loss(self, params: Any, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, Metrics]]:
         """Return the total, the batch statistics that the base method leaves, and the metrics of every term."""

@@ -169,9 +169,8 @@ class MaskedImages(NetworkMethod):
         share = jnp.mean(mask.astype(jnp.float32))
         if self.refilling == "none":
             return images, {"keep": patches.kept(mask)}, share
+        division: dict[str, Any] = {"groups": self.groups, "axis_name": self.classifier.axis_name}
         if self.refilling == "multi":
             drawn = keys.per_example(fill_key, batch["index"])
-            return patches.multi_fill(drawn, images, mask, groups=self.groups), {}, share
-        axis = self.classifier.axis_name
-        own = fill_key if axis is None else jax.random.fold_in(fill_key, jax.lax.axis_index(axis))
-        return patches.single_fill(own, images, mask, groups=self.groups), {}, share
+            return patches.multi_fill(drawn, images, mask, **division), {}, share
+        return patches.single_fill(fill_key, images, mask, **division), {}, share

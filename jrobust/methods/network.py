@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,12 @@ class NetworkMethod(abc.ABC):
         """Return fresh variables in which every network starts from what `load` makes of its own."""
         return load(variables)
 
+    def with_axis(self, axis_name: str | None) -> Self:
+        """Return this method for a batch that is divided among the devices of an axis."""
+        return dataclasses.replace(self, classifier=self.classifier.with_axis(axis_name))
+
     def gathered(self, rows: Any) -> Any:
-        """Return arrays of one row an example for the whole batch: under `pmap` those of all devices in turn."""
+        """Return arrays of one row an example for the whole batch: of several devices those of all in turn."""
         axis = self.classifier.axis_name
         return rows if axis is None else jax.lax.all_gather(rows, axis, tiled=True)
 

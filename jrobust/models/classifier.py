@@ -115,7 +115,7 @@ class Classifier:
 
     @property
     def axis_name(self) -> str | None:
-        """The pmap axis over which batch norm is synchronised; None for none."""
+        """The axis of devices over which batch norm is synchronised; None for none."""
         return self.module.axis_name
 
     @property
@@ -135,7 +135,7 @@ class Classifier:
         return prediction.logits, prediction.intermediates["feature_map"]
 
     def with_axis(self, axis_name: str | None) -> Classifier:
-        """Return this model with batch norm synchronised over a pmap axis, in train mode; same variables."""
+        """Return this model with batch norm synchronised over an axis of devices, in train mode; same variables."""
         return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
 
     def _resize(self, images: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ class Network(Protocol):
 
     @property
     def axis_name(self) -> str | None:
-        """The axis of devices under `pmap`."""
+        """The axis of the devices among which a batch is divided; None for whole batches."""
 
     @property
     def has_map(self) -> bool:

@@ -95,7 +95,7 @@ def train(
     (`jax.distributed`) make the same call on a folder that all of them see, each with batches of its own part.
 
     Args:
-      method: whose loss is minimised. Under `train.parallelism=pmap` its batch norm must know the axis `data`.
+      method: whose loss is minimised, for whole batches: the trainer calls its `with_axis`.
       config: a ConfigDict with the sections seed, train, checkpoint and optimizer; all of it is written to config.json.
       workdir: the run's folder; made if it does not exist.
       batches: of the training set, each of `train.batch_size`.

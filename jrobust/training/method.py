@@ -22,6 +22,14 @@ class Variables(NamedTuple):
 class Method(Protocol):
     """A training method: a frozen record of numbers and networks with four pure functions."""
 
+    def with_axis(self, axis_name: str | None) -> Method:
+        """Return this method for batches that are divided among the devices of an axis, None for whole ones.
+
+        With an axis `loss` is called on each device with its own examples. What couples examples (batch norm, rows of a
+        table, other images of the batch) speaks with the other devices by this name.
+        """
+        ...
+
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Return fresh variables for batches of the shape of `batch`."""
         ...
@@ -29,7 +37,7 @@ class Method(Protocol):
     def loss(self, params: Any, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, Metrics]]:
         """Return the scalar loss, the next state and scalar metrics; the inner maximisation is part of it.
 
-        The loss is a mean over the examples of `batch`: under `pmap` the trainer averages it over devices.
+        The loss is a mean over the examples of `batch`: the trainer averages it over devices.
         """
         ...
 

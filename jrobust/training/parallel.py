@@ -1,9 +1,8 @@
-"""One step over many devices: `jit` with sharded arrays or `pmap`, on the same layout of the state."""
+"""One step over many devices: `jit` or `pmap`, on the same layout of the state."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jrobust.errors import InputError, unknown
 from jrobust.training import processes
-from jrobust.training.method import Metrics
 from jrobust.training.state import TrainState
 from jrobust.training.step import TrainStep
 
@@ -64,15 +62,23 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def axis_name(mode: str) -> str | None:
-    """Return the axis that a step (and a network's batch norm) is written for in this mode.
+def axis_name(mode: str, mesh: Mesh) -> str | None:
+    """Return the axis over which a step (and a network's batch norm) speaks with other devices.
+
+    It is None on one device under `jit`: there is nobody to speak with, and not every compiler leaves out a sum over
+    one device.
 
     Raises:
       InputError: the mode is neither jit nor pmap.
     """
+    check_mode(mode)
+    return None if mode == "jit" and mesh.size == 1 else AXIS
+
+
+def check_mode(mode: str) -> None:
+    """Raise the error for a mode that is neither jit nor pmap."""
     if mode not in MODES:
         raise unknown("train.parallelism", mode, MODES)
-    return AXIS if mode == "pmap" else None
 
 
 def check_divisible(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
@@ -182,32 +188,24 @@ def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit", layout: Any = No
     """Return `step` over the devices of a mesh.
 
     Args:
-      step: from `make_train_step(..., axis_name=axis_name(mode))`.
+      step: from `make_train_step` with `axis_name(mode, mesh)` and, for "jit", with the mesh.
       mesh: one-dimensional, named `data`; one device is the mesh of size 1.
-      mode: "jit": the step sees the whole batch and the compiler splits the work. "pmap": a device sees its own part.
-      layout: of the train state, from `state_layout`; by default it is whole on every device. A step under "jit" takes
-        parameters and method's state whole all the same: what is split of them is gathered as it begins.
+      mode: "jit": the step sees the whole batch and maps its gradient over the devices. "pmap": it is mapped as it is.
+      layout: of the train state, from `state_layout`; by default it is whole on every device.
 
     Raises:
       InputError: the mode is neither jit nor pmap, or pmap over several processes.
     """
-    axis = axis_name(mode)
-    if axis is not None and processes.count() > 1:
+    check_mode(mode)
+    if mode == "pmap" and processes.count() > 1:
         # There jax.pmap takes and returns arrays of the devices of one process, so a state would not be one array that
         # is saved once and passes to jit.
         raise InputError("train.parallelism=pmap trains in one process: set train.parallelism=jit for several")
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     layout = replicated if layout is None else layout
-    if axis is None:
-
-        @functools.wraps(step)
-        def on_whole(train_state: TrainState, *arguments: Any) -> tuple[TrainState, Metrics]:
-            # Or the compiler might split the network by its kernels where the examples are to be split.
-            whole = jax.lax.with_sharding_constraint((train_state.params, train_state.state), replicated)
-            return step(dataclasses.replace(train_state, params=whole[0], state=whole[1]), *arguments)
-
+    if mode == "jit":
         wrapped = jax.jit(
-            step if layout is replicated else on_whole,
+            step,
             donate_argnums=0,
             in_shardings=(layout, split, replicated, replicated),
             out_shardings=(layout, replicated),
@@ -217,7 +215,7 @@ def parallelize(step: TrainStep, mesh: Mesh, mode: str = "jit", layout: Any = No
         # is enough.
         wrapped = jax.pmap(
             step,
-            axis_name=axis,
+            axis_name=AXIS,
             in_axes=(None, 0, None, None),
             out_axes=None,
             donate_argnums=0,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from jrobust.training import optimizers, parallel
@@ -42,6 +43,32 @@ class Program:
         return self.state, placed.shard_shapes(batch), placed.shapes(resident), placed.shapes(key)
 
 
+def step_over(
+    mesh: Mesh,
+    mode: str,
+    method: Method,
+    tx: optax.GradientTransformation,
+    prepare: Prepare,
+    *,
+    microbatches: int = 1,
+) -> TrainStep:
+    """Return the step that `parallelize` takes for a mesh and a mode; for the rest see `make_train_step`.
+
+    Raises:
+      InputError: the mode is neither jit nor pmap.
+    """
+    axis = parallel.axis_name(mode, mesh)
+    mapped = mesh if mode == "jit" else None
+    return make_train_step(method.with_axis(axis), tx, prepare, axis, mesh=mapped, microbatches=microbatches)
+
+
+def on_one_device(config: Any) -> Any:
+    """Return a config whose step, over a mesh of one device, does the work of all devices of the given one."""
+    config = config.copy_and_resolve_references()
+    config.train.parallelism, config.train.shard_state = "jit", "none"
+    return config
+
+
 def assemble(
     method: Method,
     config: Any,
@@ -70,9 +97,7 @@ def assemble(
         config.optimizer, variables.params, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
     mode = config.train.parallelism
-    step = make_train_step(
-        method, optimizer.tx, prepare, parallel.axis_name(mode), microbatches=config.train.microbatches
-    )
+    step = step_over(mesh, mode, method, optimizer.tx, prepare, microbatches=config.train.microbatches)
     state = jax.eval_shape(lambda variables: train_states.create(variables, optimizer.tx), variables)
     layout = state_layout(state, mesh, mode, config.train.shard_state)
     shapes = jax.tree.map(

@@ -1,4 +1,4 @@
-"""The train step: one pure function, the same under `jit` and `pmap`."""
+"""The train step: one pure function, whose gradient is that of each device's own examples under `jit` and `pmap`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from jrobust import loops
 from jrobust.training.method import Batch, Method, Metrics, Replicated
@@ -26,6 +27,7 @@ def make_train_step(
     prepare: Prepare,
     axis_name: str | None = None,
     *,
+    mesh: Mesh | None = None,
     microbatches: int = 1,
 ) -> TrainStep:
     """Return the pure function `(train_state, batch, resident, key) -> (train_state, metrics)`.
@@ -41,9 +43,12 @@ def make_train_step(
       method: whose loss is minimised; the loss is a mean over the examples it is given.
       tx: the optimizer.
       prepare: `prepare(batch, resident, key) -> batch`: gathers and augments the images inside the compiled step.
-      axis_name: None for the whole batch in one view (`jit` with sharded arrays). The name of the mapped axis for one
-        shard in each call (`pmap`): gradients, metrics and floating-point state that is not `Replicated` are then
-        averaged over that axis.
+      axis_name: of the devices among which the examples are divided; None for the whole batch in one view. With a name
+        each device differentiates its own examples, and gradients, metrics and floating-point state that is not
+        `Replicated` are averaged over that axis, once a step.
+      mesh: that has this axis, for a step under `jit`: the gradient is mapped over it here, the update of the optimizer
+        is left to the compiler, which splits it as the train state is split. None where the whole step is mapped
+        (`pmap`).
       microbatches: k; see below.
 
     With k microbatches the batch is split into k equal parts, part i the examples i, i + k, i + 2 k, .. of each device,
@@ -53,31 +58,46 @@ def make_train_step(
     step's keys and `index`; what is drawn for a batch, or couples its examples (batch norm, other images as donors or
     negatives), is of a part.
 
-    A part is taken without moving an example between devices. With an axis name gradients are averaged over it once a
-    step. In one view the compiler places the sums over devices, and leaves one in each part; to have one a step, take
-    `pmap`.
+    A part is taken without moving an example between devices.
 
     The metrics are float32 scalars: those of the method, `loss`, and the l2 norms `gradient_norm`, `parameter_norm`
     (after the update) and `update_norm`.
     """
 
-    def train_step(train_state: TrainState, batch: Batch, resident: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
-        augment_key, method_key = jax.random.split(jax.random.fold_in(key, train_state.step))
+    def take_gradients(params: Any, state: Any, step: Any, batch: Batch, resident: Any, key: jax.Array) -> Any:
+        """Return the next state, and gradients, loss and metrics; means over all devices."""
+        augment_key, method_key = jax.random.split(jax.random.fold_in(key, step))
 
         def differentiate(state: Any, part: Batch) -> tuple[Any, tuple[Any, jax.Array, Metrics]]:
             examples = prepare(part, resident, augment_key)
             (loss, (state, metrics)), gradients = jax.value_and_grad(method.loss, has_aux=True)(
-                train_state.params, state, examples, method_key
+                params, state, examples, method_key
             )
             if taken := sorted(set(metrics) & set(RESERVED)):
                 raise ValueError(f"the method returns metrics named {taken}, which are the trainer's own")
             return state, (gradients, loss, metrics)
 
-        state, (gradients, loss, metrics) = _mean_over_parts(differentiate, train_state.state, batch, microbatches)
-        if axis_name is not None:
-            # The mean of gradients, not the gradient of a mean: under pmap each device differentiates its own loss.
-            gradients, loss, metrics = jax.lax.pmean((gradients, loss, metrics), axis_name)
-            state = _mean_of_floats(state, axis_name)
+        state, found = _mean_over_parts(differentiate, state, batch, microbatches)
+        if axis_name is None:
+            return state, found
+        # The mean of gradients, not the gradient of a mean: each device differentiates its own loss.
+        return _mean_of_floats(state, axis_name), jax.lax.pmean(found, axis_name)
+
+    if axis_name is not None and mesh is not None:
+        whole, divided = PartitionSpec(), PartitionSpec(axis_name)
+        # Unchecked: or JAX would sum the gradients of what is whole on every device, before they are averaged.
+        take_gradients = jax.shard_map(
+            take_gradients,
+            mesh=mesh,
+            in_specs=(whole, whole, whole, divided, whole, whole),
+            out_specs=whole,
+            check_vma=False,
+        )
+
+    def train_step(train_state: TrainState, batch: Batch, resident: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
+        state, (gradients, loss, metrics) = take_gradients(
+            train_state.params, train_state.state, train_state.step, batch, resident, key
+        )
         updates, opt_state = tx.update(gradients, train_state.opt_state, train_state.params)
         params = optax.apply_updates(train_state.params, updates)
         metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}

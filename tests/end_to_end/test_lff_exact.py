@@ -54,7 +54,7 @@ def train(workdir, mode="jit", devices=1, *, steps=STEPS, interrupt_at=None):
     """Train or go on; return the state on the host."""
     model = {"name": "small_cnn", "width": 2, "dtype": "float64"}
     classifier = zoo.build(model, num_classes=toy.CLASSES, input_shape=(6, 6, 3), mean=[0.5] * 3, std=[0.25] * 3)
-    method = methods.build({"name": "lff"}, classifier.with_axis(parallel.axis_name(mode)), num_examples=N)
+    method = methods.build({"name": "lff"}, classifier, num_examples=N)
     settings = toy.config(parallelism=mode, steps=steps)
     settings.optimizer.update({"name": "adam", "betas": (0.9, 0.999), "epsilon": 1e-8, "learning_rate": 1e-2})
     arguments = {"batches": Batches(interrupt_at), "prepare": prepare, "mesh": parallel.make_mesh(devices)}

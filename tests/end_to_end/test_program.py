@@ -14,6 +14,7 @@ from jrobust.data.pipeline import make_prepare
 from jrobust.models import zoo
 from jrobust.training import optimizers, parallel
 from jrobust.training import state as train_states
+from jrobust.training.program import step_over
 from jrobust.training.step import make_train_step
 
 VARIANTS = ("natural", "pgd", "art")
@@ -31,14 +32,14 @@ def get_config(variant):
     return fsr_cifar10.get_config(FSR[variant]) if variant in FSR else art_cifar10.get_config(f"variant={variant}")
 
 
-def make_method(variant, model, *, shape=(8, 8, 3), axis_name=None, dtype="float32", **changes):
+def make_method(variant, model, *, shape=(8, 8, 3), dtype="float32", **changes):
     section = get_config(variant).method.to_dict()
     for part in (section, section.get("biasadv", {})):
         part.update({name: value for name, value in changes.items() if name in part})
     if "fsr" in section:
         model = model | {"fsr": {"positions": ("block3",), "hidden": 4}}
     classifier = zoo.build({**model, "dtype": dtype}, num_classes=10, input_shape=shape, mean=MEAN, std=STD)
-    return methods.build(section, classifier.with_axis(axis_name), num_examples=64)
+    return methods.build(section, classifier, num_examples=64)
 
 
 class Run:
@@ -47,8 +48,7 @@ class Run:
     def __init__(self, variant, mode="jit", devices=1, *, batch=16, model=TINY, dtype="float32", **changes):
         self.traces = 0
         config = get_config(variant)
-        axis = parallel.axis_name(mode)
-        method = make_method(variant, model, axis_name=axis, dtype=dtype, **changes)
+        method, mesh = make_method(variant, model, dtype=dtype, **changes), parallel.make_mesh(devices)
         variables = method.init(jax.random.key(0), {})
         tx = optimizers.build(config.optimizer, variables.params, steps_per_epoch=100, total_steps=100).tx
         augment = make_prepare(config.data.augment)
@@ -57,13 +57,13 @@ class Run:
             examples = augment(batch, resident, key)
             return examples | {"image": examples["image"].astype(dtype)}
 
-        pure = make_train_step(method, tx, prepare, axis)
+        pure = step_over(mesh, mode, method, tx, prepare)
 
         def counted(*arguments):
             self.traces += 1
             return pure(*arguments)
 
-        self.step = parallel.parallelize(counted, parallel.make_mesh(devices), mode)
+        self.step = parallel.parallelize(counted, mesh, mode)
         rng = np.random.default_rng(0)
         resident = {"image": rng.integers(0, 256, (64, 8, 8, 3), np.uint8), "label": rng.integers(0, 10, 64, np.int32)}
         start = train_states.create(variables, tx)

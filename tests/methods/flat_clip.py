@@ -11,7 +11,7 @@ from jrobust.models.clip.similarity import INITIAL_LOGIT_SCALE
 from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.training import parallel
 from jrobust.training import state as train_states
-from jrobust.training.step import make_train_step
+from jrobust.training.program import step_over
 
 E, SIDE, WORDS = 4, 2, 9
 SHAPE = (SIDE, SIDE, 3)
@@ -80,15 +80,14 @@ def train(make, batches, tx, mode="jit", devices=1, microbatches=1):
       tx: the optimizer.
       mode, devices, microbatches: see `parallelize` and `make_train_step`.
     """
-    axis, traces = parallel.axis_name(mode), []
-    method = make(axis)
-    pure = make_train_step(method, tx, lambda batch, resident, key: batch, axis, microbatches=microbatches)
+    method, mesh, traces = make(None), parallel.make_mesh(devices), []
+    pure = step_over(mesh, mode, method, tx, lambda batch, resident, key: batch, microbatches=microbatches)
 
     def counted(*arguments):
         traces.append(1)
         return pure(*arguments)
 
-    step = parallel.parallelize(counted, parallel.make_mesh(devices), mode)
+    step = parallel.parallelize(counted, mesh, mode)
     state, key = map(step.replicate, (train_states.create(method.init(jax.random.key(0), {}), tx), jax.random.key(1)))
     copied = lambda state: jax.tree.map(jnp.copy, state)  # an array that the host has seen is not donated on CPU
     states, metrics = [copied(state)], []

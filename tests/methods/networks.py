@@ -71,6 +71,9 @@ class BatchNormed:
     std: tuple = (0.5, 0.25)
     axis_name: str | None = None
 
+    def with_axis(self, axis_name):
+        return dataclasses.replace(self, axis_name=axis_name)
+
     module = property(lambda self: self)
     num_classes = property(lambda self: self.classes)
     sigma = property(lambda self: jnp.asarray(self.std))

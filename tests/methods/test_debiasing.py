@@ -17,7 +17,7 @@ from jrobust.methods.standard import Standard
 from jrobust.training import parallel
 from jrobust.training import state as train_states
 from jrobust.training.method import Variables
-from jrobust.training.step import make_train_step
+from jrobust.training.program import step_over
 from tests.methods.algorithms import Algorithm
 from tests.methods.networks import BatchNormed
 from tests.training.toy import same
@@ -63,8 +63,8 @@ def train(method, variables, tx=None, mode="jit", devices=1):
     tx = tx or optax.sgd(RATE)
     images, labels = examples()
     prepare = lambda batch, resident, key: {**batch, **{name: all[batch["index"]] for name, all in resident.items()}}
-    pure = make_train_step(method, tx, prepare, parallel.axis_name(mode))
-    step = parallel.parallelize(pure, parallel.make_mesh(devices), mode)
+    mesh = parallel.make_mesh(devices)
+    step = parallel.parallelize(step_over(mesh, mode, method, tx, prepare), mesh, mode)
     state, resident, key = (
         step.replicate(tree)
         for tree in (train_states.create(variables, tx), {"image": images, "label": labels}, jax.random.key(1))
@@ -140,15 +140,13 @@ def test_without_weight_the_images_change_nothing(base):
         assert same(with_images.params["debiased"], without.params)
 
 
-def test_eight_devices_under_pmap_take_the_same_steps():
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_eight_devices_take_the_same_steps(mode):
     """One image on each: synchronised statistics in both branches and in the attack, and the table to the bit."""
-    found = {}
-    for mode, devices in (("jit", 1), ("pmap", 8)):
-        network = dataclasses.replace(NETWORK, axis_name=parallel.axis_name(mode))
-        method = BiasAdv(network, BASES["lff"](network), **NUMBERS | {"num_steps": 1}, batch_norm="train")
-        found[mode] = train(method, start(method), mode=mode, devices=devices)
-    close(*found.values(), tolerance=1e-6)
-    tables = [variables.state["losses"] for variables, _ in found.values()]
+    method = BiasAdv(NETWORK, BASES["lff"](NETWORK), **NUMBERS | {"num_steps": 1}, batch_norm="train")
+    found = [train(method, start(method)), train(method, start(method), mode=mode, devices=8)]
+    close(*found, tolerance=1e-6)
+    tables = [variables.state["losses"] for variables, _ in found]
     assert same(*tables)
 
 

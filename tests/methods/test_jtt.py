@@ -15,7 +15,7 @@ from jrobust.methods.standard import Standard
 from jrobust.training import parallel
 from jrobust.training import state as train_states
 from jrobust.training.method import Variables
-from jrobust.training.step import make_train_step
+from jrobust.training.program import step_over
 from tests.methods.networks import BatchNormed
 from tests.training.toy import same
 
@@ -53,10 +53,8 @@ def gather(batch, resident, key):
 
 def run(make, rows, *, mode="jit", devices=1, start=None):
     """Train with Adam and decay; return the variables before and after."""
-    method = make(BatchNormed(axis_name=parallel.axis_name(mode)))
-    step = parallel.parallelize(
-        make_train_step(method, TX, gather, parallel.axis_name(mode)), parallel.make_mesh(devices), mode
-    )
+    method, mesh = make(BatchNormed()), parallel.make_mesh(devices)
+    step = parallel.parallelize(step_over(mesh, mode, method, TX, gather), mesh, mode)
     start = start or method.init(jax.random.key(0), {})
     state, resident, key = (step.replicate(tree) for tree in (train_states.create(start, TX), data(), KEY))
     for index in rows:

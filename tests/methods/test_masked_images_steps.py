@@ -13,7 +13,7 @@ from jrobust.models.clip import CLIP, Sizes
 from jrobust.models.clip.linear_head import LinearHead
 from jrobust.models.clip.zero_shot import ZeroShot
 from tests.methods.flat_clip import train, values
-from tests.methods.patched_clip import CLASSES, SHAPE, batch, cells, model
+from tests.methods.patched_clip import CLASSES, batch, cells, model
 
 B = 8
 
@@ -47,34 +47,32 @@ def test_the_student_leaves_what_is_frozen_and_devices_do_not_matter(x64):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
-def test_single_fill_stays_on_each_device(x64):
-    """Masks are those of one device; donors are images of the own device, drawn on each anew; nothing is sent."""
-    rows, key, place = batch(16), jax.random.key(3), np.arange(16)[:, None]
+COLLECTIVES = ("all_gather", "ppermute", "psum", "all_to_all")
+
+
+@pytest.mark.parametrize("refilling", ["single", "multi"])
+@pytest.mark.parametrize(("groups", "sent"), [(8, set()), (4, set()), (2, {"all_gather"}), (1, {"all_gather"})])
+def test_donors_do_not_depend_on_the_number_of_devices(refilling, groups, sent, x64):
+    """Four devices make of a batch what one does; nothing is sent where each has whole groups."""
+    rows, key = batch(16), jax.random.key(3)
     params, state = MaskedImages(model()).init(jax.random.key(0), {})
     of_device = jax.tree.map(lambda rows: rows.reshape(4, 4, *rows.shape[1:]), rows)
 
     def filled(axis, rows):
-        method = MaskedImages(model(axis_name=axis), threshold=0.2)
+        method = MaskedImages(model(axis_name=axis), threshold=0.2, refilling=refilling, groups=groups)
         maps = method._forward(params, state, rows["image"], rows["label"])[1]
         return method._counterfactual(rows, maps, key)[0]
 
-    def donors(images):
-        """Return from which image each patch is."""
-        same = cells(np.asarray(images).reshape(16, *SHAPE))[:, None] == cells(rows["image"])
-        return same.all(-1).argmax(1)
-
-    one = donors(filled(None, jax.tree.map(jnp.asarray, rows)))
-    many = donors(jax.pmap(lambda rows: filled("data", rows), "data")(of_device))
-    assert (many // 4 == place // 4).all()
-    both = ((one != place).any(1) & (many != place).any(1))[:, None]  # others have themselves as donors
-    assert both.sum() > 8
-    np.testing.assert_array_equal((one != place) & both, (many != place) & both)
-    picked = np.where(many != place, many % 4, -1).max(1).reshape(4, 4)  # -1: itself
-    assert len({tuple(device) for device in picked}) > 1
+    one = np.asarray(filled(None, jax.tree.map(jnp.asarray, rows)))
+    many = jax.pmap(lambda rows: filled("data", rows), "data")(of_device)
+    np.testing.assert_array_equal(one, np.asarray(many).reshape(one.shape))
+    donors = (cells(one)[:, None] == cells(rows["image"])).all(-1).argmax(1)
+    place = np.arange(16)[:, None]
+    assert ((donors != place).any(1)).sum() >= 8 and (donors * groups // 16 == place * groups // 16).all()
 
     program = jax.make_jaxpr(lambda rows: filled("data", rows), axis_env=[("data", 4)])
     text = str(program(jax.tree.map(lambda rows: rows[0], of_device)))
-    assert "axis_index" in text and not any(name in text for name in ("all_gather", "ppermute", "psum", "all_to_all"))
+    assert {name for name in COLLECTIVES if name in text} == sent
 
 
 VIT = CLIP(Sizes(8, 16, 64, 1, 8, text_width=64, text_layers=1, vocabulary=20, context=6))

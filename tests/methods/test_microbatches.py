@@ -16,7 +16,7 @@ from jrobust.methods.standard import Standard
 from jrobust.models import zoo
 from jrobust.training import cost, parallel
 from jrobust.training import state as train_states
-from jrobust.training.step import make_train_step
+from jrobust.training.program import step_over
 from tests.methods import flat_clip, patched_clip
 from tests.methods.networks import BatchNormed
 
@@ -61,9 +61,7 @@ def test_parts_of_independent_examples_change_nothing(name):
 def test_lff_remembers_every_image_and_its_statistics_see_the_parts_in_turn(mode, devices):
     """Against the loss called by hand on every second image and then on the others."""
     rng = np.random.default_rng(0)
-    axis = parallel.axis_name(mode)
-    method = LfF(BatchNormed(axis_name=axis), num_examples=B + 3)
-    by_hand = LfF(BatchNormed(), num_examples=B + 3)
+    method = by_hand = LfF(BatchNormed(), num_examples=B + 3)
     batch = {
         "image": rng.uniform(size=(B, *BatchNormed().input_shape)),
         "label": rng.integers(0, 3, B).astype(np.int32),
@@ -79,8 +77,9 @@ def test_lff_remembers_every_image_and_its_statistics_see_the_parts_in_turn(mode
         slopes.append(slope)
     expected = jax.tree.map(lambda p, a, b: p - 0.1 * (a + b) / 2, params, *slopes)
 
-    pure = make_train_step(method, tx, lambda batch, resident, key: batch, axis, microbatches=2)
-    step = parallel.parallelize(pure, parallel.make_mesh(devices), mode)
+    mesh = parallel.make_mesh(devices)
+    pure = step_over(mesh, mode, method, tx, lambda batch, resident, key: batch, microbatches=2)
+    step = parallel.parallelize(pure, mesh, mode)
     placed, root = map(step.replicate, (train_states.create(start, tx), KEY))
     after, _ = step(placed, step.shard(batch), {}, root)
     for a, b in zip(jax.tree.leaves((expected, state)), jax.tree.leaves((after.params, after.state)), strict=True):
@@ -94,14 +93,11 @@ def small_vit(mode, devices, count):
     """A compiled step on a ViT with patches of 8."""
     sizes = {"embed_dim": 32, "image_size": 32, "image_width": 128, "image_layers": 1, "patch": 8, "image_heads": 2}
     sizes |= {"text_width": 48, "text_layers": 1, "vocabulary": 23, "context": 7, "text_heads": 2}
-    axis = parallel.axis_name(mode)
     section = {"name": "clip", "sizes": sizes, "head": "linear"}
-    method = Standard(zoo.build(section, num_classes=4, input_shape=(32, 32, 3)).with_axis(axis))
+    method, mesh = Standard(zoo.build(section, num_classes=4, input_shape=(32, 32, 3))), parallel.make_mesh(devices)
     tx = optax.adamw(1e-3)
-    pure = make_train_step(
-        method, tx, lambda batch, resident, key: batch | {"image": batch["image"] / 255}, axis, microbatches=count
-    )
-    step = parallel.parallelize(pure, parallel.make_mesh(devices), mode)
+    prepare = lambda batch, resident, key: batch | {"image": batch["image"] / 255}
+    step = parallel.parallelize(step_over(mesh, mode, method, tx, prepare, microbatches=count), mesh, mode)
     start = jax.eval_shape(lambda key: train_states.create(method.init(key, {}), tx), KEY)
     rows = (512,) if mode == "jit" else (devices, 512 // devices)
     label = jax.ShapeDtypeStruct(rows, jnp.int32)
@@ -120,10 +116,10 @@ def test_memory_is_that_of_a_part(rolled, monkeypatch):
 
 @pytest.mark.parametrize("mode", parallel.MODES)
 def test_nothing_but_sums_goes_between_devices(mode):
-    """Under `pmap` once a step; and no example moves."""
+    """Once a step; and no example moves."""
     inside, found = "", set()
     for line in small_vit(mode, 4, 4).as_text().splitlines():
         if line.endswith("{") and " -> " in line:
             inside = "step" if line.startswith("ENTRY") else "part"
         found |= {(name, inside) for name in COLLECTIVES if f" {name}(" in line}
-    assert found == {("all-reduce", "step" if mode == "pmap" else "part")}
+    assert found == {("all-reduce", "step")}

@@ -12,7 +12,7 @@ from jrobust.training import collectives, layout, parallel
 from jrobust.training import state as train_states
 from jrobust.training.layout import state_layout
 from jrobust.training.method import Replicated, Variables
-from jrobust.training.step import make_train_step
+from jrobust.training.program import step_over
 from tests.training import toy
 from tests.training.test_loop import QUIET
 
@@ -34,6 +34,9 @@ class Towers:
         }
         frozen = jax.tree.map(lambda leaf: leaf + 0.1, params)
         return Variables(params, {"tower": Replicated(frozen), "seen": jnp.int32(0), "key": jax.random.key(3)})
+
+    def with_axis(self, axis_name):
+        return self
 
     def forward(self, params, images):
         hidden = jax.nn.relu(images @ params["first"] + params["bias"])
@@ -99,7 +102,7 @@ def test_words():
 def take(word, steps=3):
     """Return the state before the last step and after it, and the compiled step."""
     mesh, traces = parallel.make_mesh(DEVICES), []
-    pure = make_train_step(Towers(), TX, toy.prepare, microbatches=2)
+    pure = step_over(mesh, "jit", Towers(), TX, toy.prepare, microbatches=2)
 
     def counted(*arguments):
         traces.append(1)

@@ -7,20 +7,24 @@ import pytest
 from jrobust.errors import InputError
 from jrobust.training import parallel
 from jrobust.training import state as train_states
-from jrobust.training.step import make_train_step
+from jrobust.training.program import step_over
 from tests.training import toy
 
 STEPS = 4
 
 
-def run(mode, devices, *, dtype=jnp.float64, start=None, steps=STEPS, synchronised=True, compiled=False, position=0):
+class Unsynchronised(toy.ToyMethod):
+    def with_axis(self, axis_name):
+        return self
+
+
+def run(mode, devices, *, make=toy.ToyMethod, dtype=jnp.float64, start=None, steps=STEPS, compiled=False, position=0):
     """Take some steps; return the state, the last metrics and how often the step was traced."""
     traces = []
     mesh = parallel.make_mesh(devices)
-    axis = parallel.axis_name(mode)
-    method = toy.ToyMethod(axis_name=axis if synchronised else None, dtype=dtype)
+    method = make(dtype=dtype)
     tx = optax.sgd(0.1, momentum=0.9)
-    pure = make_train_step(method, tx, toy.prepare, axis)
+    pure = step_over(mesh, mode, method, tx, toy.prepare)
 
     def counted(*arguments):
         traces.append(1)
@@ -74,9 +78,10 @@ def test_every_mode_and_mesh_equals_one_device(mode, devices, single):
     assert all(leaf.sharding.is_equivalent_to(layout, leaf.ndim) for leaf in jax.tree.leaves(state))
 
 
-def test_batch_norm_that_is_not_synchronised_is_another_model(single):
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_batch_norm_that_is_not_synchronised_is_another_model(mode, single):
     with jax.enable_x64(True):
-        state, *_ = run("pmap", 8, synchronised=False)
+        state, *_ = run(mode, 8, make=Unsynchronised)
         assert distance(single[0], state.params) > 1e-4
 
 
@@ -120,6 +125,6 @@ def test_microbatches_that_do_not_divide_a_device_s_images(count):
 
 def test_bad_names():
     with pytest.raises(InputError, match=r"did you mean 'pmap'"):
-        parallel.axis_name("pmpa")
+        parallel.axis_name("pmpa", parallel.make_mesh(2))
     with pytest.raises(InputError, match=r"this machine has 8"):
         parallel.make_mesh(9)

@@ -18,13 +18,16 @@ CLASSES = 3
 
 @dataclasses.dataclass(frozen=True)
 class ToyMethod:
-    """Cross entropy on noisy images. `axis_name` synchronises the batch norm, as a network under pmap does."""
+    """Cross entropy on noisy images. `axis_name` synchronises the batch norm, as a network's does."""
 
     axis_name: str | None = None
     noise: float = 0.1
     width: int = 4
     dtype: Any = jnp.float32
     blow_up_at: int = -1  # the step whose loss is NaN
+
+    def with_axis(self, axis_name):
+        return dataclasses.replace(self, axis_name=axis_name)
 
     def init(self, key, batch):
         kernel, head = jax.random.split(key)
@@ -175,7 +178,7 @@ def train(workdir, settings, *, method=None, batches=None, mesh=None, **argument
     from jrobust.training import loop, parallel
 
     arrays = data()
-    method = method or ToyMethod(axis_name=parallel.axis_name(settings.train.parallelism))
+    method = method or ToyMethod()
     return loop.train(
         method,
         settings,

@@ -24,7 +24,7 @@ class TowerClassifier(abc.ABC):
       clip: the towers.
       num_classes: K of the training set.
       input_shape: of the training images.
-      axis_name: of the devices under `pmap`.
+      axis_name: of the devices among which a batch is divided.
     """
 
     clip: CLIP
