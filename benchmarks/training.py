@@ -40,7 +40,7 @@ class Program(NamedTuple):
 def assemble(
     config: Any, method: Any, batch: int, shape: Sequence[int], devices: int | None = None
 ) -> tuple[program.Program, tuple[Any, ...]]:
-    """Return the step of a config with a method, and the shapes of its arguments; nothing is computed.
+    """Return the step of a config with a method, and the shapes of what it takes in one view; nothing is computed.
 
     Args:
       config: its augmentation, its optimizer and its section `train` are taken.
@@ -65,7 +65,7 @@ def assemble(
         steps_per_epoch=100,
         total_steps=1000,
     )
-    return found, (found.state, index, resident, jax.eval_shape(lambda: jax.random.key(0)))
+    return found, found.in_one_view(index, resident)
 
 
 def compile_step(
@@ -85,7 +85,7 @@ def compile_step(
       num_classes: of the labels.
     """
     method = make_method(None)
-    assembled, _ = assemble(config, method, batch, shape, devices)
+    assembled, in_one_view = assemble(config, method, batch, shape, devices)
     step = assembled.parallel
 
     rng = np.random.default_rng(0)
@@ -102,8 +102,7 @@ def compile_step(
         step.shard({"index": np.arange(i * batch, (i + 1) * batch, dtype=np.int32)}) for i in range(RESIDENT_BATCHES)
     ]
     compiled, seconds = measure.compile_ahead(step.step, state, placed[0], resident, key)
-    whole, shapes = assemble(program.on_one_device(config), method, batch, shape, 1)  # the work of all devices together
-    fields = measure.program_fields(compiled, seconds, whole.step, *shapes)
+    fields = measure.program_fields(compiled, seconds, assembled.step, *in_one_view)
 
     done = 0
 
@@ -114,7 +113,7 @@ def compile_step(
         return metrics
 
     steps = config.method.get("biasadv", config.method).get("num_steps", 0)
-    return Program(run, steps, fields, lambda: cost.of_compiled(compiled, whole.step, *shapes))
+    return Program(run, steps, fields, lambda: cost.of_compiled(compiled, assembled.step, *in_one_view))
 
 
 def initial(method: Any) -> Any:

@@ -145,21 +145,16 @@ def plan(parts: assembly.Parts, mesh: Mesh) -> Plan:
     per_epoch = batches.steps_per_epoch
     steps = durations.total_steps(config.train, steps_per_epoch=per_epoch, batch_size=size)
 
-    def assemble(config: Any, mesh: Mesh) -> program.Program:
-        prepare = data.make_prepare(config.data.augment)
-        return program.assemble(
-            parts.method,
-            config,
-            batch,
-            resident,
-            prepare=prepare,
-            mesh=mesh,
-            steps_per_epoch=per_epoch,
-            total_steps=steps,
-        )
-
-    assembled = assemble(config, mesh)
-    in_one_view = assemble(program.on_one_device(config), parallel.make_mesh(1))  # the work of all devices together
+    assembled = program.assemble(
+        parts.method,
+        config,
+        batch,
+        resident,
+        prepare=data.make_prepare(config.data.augment),
+        mesh=mesh,
+        steps_per_epoch=per_epoch,
+        total_steps=steps,
+    )
     arguments = assembled.arguments(batch, resident)
     begin = time.perf_counter()
     # The host in the place of an accelerator: collectives in a rolled loop would be counted once.
@@ -167,12 +162,11 @@ def plan(parts: assembly.Parts, mesh: Mesh) -> Plan:
         compiled = assembled.parallel.compile(*arguments)
     seconds = time.perf_counter() - begin
     deployed = jax.eval_shape(lambda variables: parts.method.deployed(variables), assembled.state.variables)
-    whole = in_one_view.arguments(batch, resident)
     return Plan(
         state=assembled.state,
         resident=bytes_of(resident),
         batch=bytes_of(batch) // mesh.size,
-        cost=cost.of_compiled(compiled, in_one_view.step, *whole),
+        cost=cost.of_compiled(compiled, assembled.step, *assembled.in_one_view(batch, resident)),
         forward_flops=cost.flops(parts.method.logits, deployed, assembled.example["image"]),
         traffic=collectives.of(compiled),
         steps=steps,

@@ -23,8 +23,8 @@ class Program:
     """A step over a mesh, and the shapes of what it takes. Nothing is computed and nothing lies on a device.
 
     Attributes:
-      step: the pure function.
-      parallel: the same over the mesh.
+      step: the pure function on the batch of all devices in one view: it does the work of all of them.
+      parallel: the step over the mesh.
       optimizer: that it uses.
       example: shapes of a prepared batch of all devices, as `method.init` takes it.
       state: shapes of the train state with their layout on the mesh.
@@ -41,6 +41,10 @@ class Program:
         key = jax.eval_shape(lambda: jax.random.key(0))
         placed = self.parallel
         return self.state, placed.shard_shapes(batch), placed.shapes(resident), placed.shapes(key)
+
+    def in_one_view(self, batch: Mapping[str, Any], resident: Any) -> tuple[Any, ...]:
+        """Return the shapes of what `step` takes for the same."""
+        return self.state, dict(batch), resident, jax.eval_shape(lambda: jax.random.key(0))
 
 
 def step_over(
@@ -60,13 +64,6 @@ def step_over(
     axis = parallel.axis_name(mode, mesh)
     mapped = mesh if mode == "jit" else None
     return make_train_step(method.with_axis(axis), tx, prepare, axis, mesh=mapped, microbatches=microbatches)
-
-
-def on_one_device(config: Any) -> Any:
-    """Return a config whose step, over a mesh of one device, does the work of all devices of the given one."""
-    config = config.copy_and_resolve_references()
-    config.train.parallelism, config.train.shard_state = "jit", "none"
-    return config
 
 
 def assemble(
@@ -97,10 +94,12 @@ def assemble(
         config.optimizer, variables.params, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
     mode = config.train.parallelism
-    step = step_over(mesh, mode, method, optimizer.tx, prepare, microbatches=config.train.microbatches)
+    parts = config.train.microbatches
+    in_one_view = make_train_step(method, optimizer.tx, prepare, microbatches=parts)
+    step = step_over(mesh, mode, method, optimizer.tx, prepare, microbatches=parts)
     state = jax.eval_shape(lambda variables: train_states.create(variables, optimizer.tx), variables)
     layout = state_layout(state, mesh, mode, config.train.shard_state)
     shapes = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, layout
     )
-    return Program(step, parallel.parallelize(step, mesh, mode, layout), optimizer, example, shapes)
+    return Program(in_one_view, parallel.parallelize(step, mesh, mode, layout), optimizer, example, shapes)
