@@ -37,15 +37,31 @@ def test_exponents_are_of_each_axis_alone():
 
 
 def test_steps_of_an_attack_cost_work_and_no_memory(settings, tmp_path, capsys):
-    output = tmp_path / "rows.json"
-    rows = growth.main(["--local", "--batch=4", "--repeats=1", "--axes=steps", f"--output={output}"])
+    output, document = tmp_path / "rows.json", tmp_path / "pages" / "growth.md"
+    arguments = ["--local", "--batch=4", "--repeats=1", "--axes=steps", f"--output={output}", f"--document={document}"]
+    assert growth.main(arguments) == []
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["value"] for row in rows] == [2, 4, 8] == [row["steps"] for row in rows]
     work, memory = ([row[key] for row in rows] for key in ("flops", "program_bytes"))
     assert growth.exponent([2, 4, 8], work) == pytest.approx(1, abs=0.03)
     assert growth.exponent([2, 4, 8], memory) == pytest.approx(0, abs=0.1)
     assert "float32 exponents with steps: seconds" in capsys.readouterr().out
-    assert [json.loads(line)["axis"] for line in output.read_text().splitlines()] == ["steps"] * 3
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert document.with_suffix(".png").read_bytes() == (tmp_path / "rows.png").read_bytes()
+    text = document.read_text()
+    assert "(growth.png)" in text and "| steps 8 |" in text and "* float32 exponents with steps: seconds" in text
+
+
+def test_what_grows_otherwise_is_named():
+    well = [row("steps", n, 1.0, 7.0 * n, 9.0) for n in (2, 4, 8)]
+    assert growth.surprises(well) == []
+    work = [row("steps", n, 1.0, 7.0 * n**2, 9.0) for n in (2, 4, 8)]
+    memory = [row("points", n, 1.0, 7.0 * n, 9.0 * n) for n in (2, 4, 8)]
+    assert growth.surprises(work + memory) == [
+        "float32 steps: FLOPs grow with exponent 2.00, not 0.85 to 1.05",
+        "float32 points: memory of the plan grow with exponent 1.00, not -0.1 to 0.1",
+    ]
+    assert growth.surprises([row("devices", 1, 1.0, 7.0, 9.0)]) == []
 
 
 def test_nothing_to_draw(tmp_path):
