@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jrobust.models import strided
+
 DType = Any
 Initializer = Callable[..., jax.Array]
 
@@ -33,13 +35,16 @@ def conv(
     dtype: DType,
     init: Initializer = he_fan_out,
     bias: bool = False,
+    beta: float | jax.Array | None = None,
     name: str,
 ) -> nn.Conv:
     """Return a square convolution, zero-padded by (kernel - 1) / 2 on all four sides as in PyTorch.
 
-    Flax's "SAME" pads a strided convolution at the far side only, which shifts the image by a pixel.
+    Flax's "SAME" pads a strided convolution at the far side only, which shifts the image by a pixel. `beta` is that of
+    the network: on path P, whose gradients are differentiated again, strides take on a CPU the form of `strided`.
     """
     pad = (kernel - 1) // 2
+    parts = stride > 1 and beta is not None and jax.default_backend() == "cpu"
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -49,6 +54,7 @@ def conv(
         dtype=dtype,
         param_dtype=at_least_float32(dtype),
         kernel_init=init,
+        conv_general_dilated_cls=_strided if parts else None,
         name=name,
     )
 
@@ -97,3 +103,7 @@ def torch_bias(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def _strided() -> Callable[..., jax.Array]:
+    return strided.convolve

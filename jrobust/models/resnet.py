@@ -23,9 +23,9 @@ class Downsample(nn.Module):
     kernel_init: Initializer
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, beta: float | None) -> jax.Array:
         """Map float[B, H, W, C] to float[B, H / stride, W / stride, features]."""
-        x = conv(self.features, 1, self.stride, dtype=self.dtype, init=self.kernel_init, name="0")(x)
+        x = conv(self.features, 1, self.stride, dtype=self.dtype, init=self.kernel_init, beta=beta, name="0")(x)
         return norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name="1")(x)
 
 
@@ -61,14 +61,14 @@ class Block(nn.Module):
         out = x
         for i, (features, kernel, step) in enumerate(plan, start=1):
             out = activation(out, beta) if i > 1 else out
-            out = conv(features, kernel, step, dtype=self.dtype, init=self.kernel_init, name=f"conv{i}")(out)
+            out = conv(features, kernel, step, dtype=self.dtype, init=self.kernel_init, beta=beta, name=f"conv{i}")(out)
             out = norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name=f"bn{i}")(out)
         if stride != 1 or x.shape[-1] != features:
             if self.shortcut == "pad":
                 x = pad_shortcut(x, features, stride)
             else:
                 x = Downsample(features, stride, self.dtype, self.axis_name, self.kernel_init, name="downsample")(
-                    x, train
+                    x, train, beta
                 )
         return activation(x + out, beta)
 
@@ -141,7 +141,7 @@ class ResNet(nn.Module):
         separate = separator(self, train=train, beta=beta, keys=keys, mask_mode=mask_mode, **starts)
         large = self.stem == "imagenet"
         kernel, stride = (7, 2) if large else (3, 1)
-        x = conv(self.width, kernel, stride, dtype=self.dtype, init=self.kernel_init, name="conv1")(x)
+        x = conv(self.width, kernel, stride, dtype=self.dtype, init=self.kernel_init, beta=beta, name="conv1")(x)
         x = norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name="bn1")(x)
         x = activation(x, beta)
         if large:

@@ -39,7 +39,7 @@ class SmallCNN(nn.Module):
         separate = separator(self, train=train, beta=beta, keys=keys, mask_mode=mask_mode)
         seen: dict[str, Any] = {}
         for i, (factor, stride) in enumerate(((1, 1), (2, 2), (2, 1)), start=1):
-            x = conv(factor * self.width, 3, stride, dtype=self.dtype, name=f"conv{i}")(x)
+            x = conv(factor * self.width, 3, stride, dtype=self.dtype, beta=beta, name=f"conv{i}")(x)
             x = norm(train=train, dtype=self.dtype, axis_name=self.axis_name, name=f"bn{i}")(x)
             seen[f"layer{i}"] = x = activation(x, beta)
             x = separate(f"block{i}", x, seen)

@@ -34,8 +34,8 @@ class WideBlock(nn.Module):
         batch_norm = {"train": train, "dtype": self.dtype, "axis_name": self.axis_name}
         out = activation(norm(**batch_norm, name="bn1")(x), beta)
         if x.shape[-1] != self.features:
-            x = conv(self.features, 1, self.stride, dtype=self.dtype, name="shortcut")(out)
-        out = conv(self.features, 3, self.stride, dtype=self.dtype, name="conv1")(out)
+            x = conv(self.features, 1, self.stride, dtype=self.dtype, beta=beta, name="shortcut")(out)
+        out = conv(self.features, 3, self.stride, dtype=self.dtype, beta=beta, name="conv1")(out)
         out = activation(norm(**batch_norm, name="bn2")(out), beta)
         if train and self.dropout > 0:
             out = dropout(out, self.dropout, keys, self.number)

@@ -14,6 +14,16 @@ def test_softplus_and_its_derivatives_at_zero():
     assert jax.grad(jax.grad(f))(zero) == pytest.approx(12.5)  # 50 / 4
 
 
+def test_softplus_has_the_derivatives_of_its_definition():
+    x = jnp.linspace(-30, 30, 121)
+    with jax.enable_x64(True):
+        x = jnp.asarray(x, jnp.float64) / 50
+        f, definition = lambda t: activation(t, 50.0), lambda t: jnp.log1p(jnp.exp(50 * t)) / 50
+        for _ in range(3):
+            np.testing.assert_allclose(jax.vmap(f)(x), jax.vmap(definition)(x), rtol=1e-9, atol=1e-9)
+            f, definition = jax.grad(f), jax.grad(definition)
+
+
 def test_relu_has_derivative_zero_at_zero():
     np.testing.assert_array_equal(jax.vmap(jax.grad(activation))(jnp.array([-1.0, 0.0, 1.0])), [0, 0, 1])
 
