@@ -80,6 +80,9 @@ def base() -> ml_collections.ConfigDict:
     # norm and other couplings of examples see their part alone.
     config.train.microbatches = 1
     config.train.parallelism = "jit"  # or "pmap": same step, same state, same numbers up to rounding
+    # Whose examples batch norm sees: those of the whole batch, or "device", those of its own device, as in PyTorch's
+    # DataParallel. With "batch" a run is the same on any number of devices.
+    config.train.norm_over = "batch"
     # What is split over the devices of jit, each of which then holds its part: nothing, "optimizer" for its moments, or
     # "all" for parameters and frozen towers, too. The numbers are the same up to rounding.
     config.train.shard_state = "none"

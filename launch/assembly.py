@@ -127,11 +127,14 @@ def oracle(config: Any, step: int | str) -> str:
 
 def network(config: Any, source: data.Source) -> Network:
     """Return the network of a config for the classes and the image shape of a source."""
-    return zoo.build(
+    found = zoo.build(
         config.model,
         num_classes=len(source.class_names),
         input_shape=data.output_shape(source.image_shape, data.Augmentation.of(config.data.augment)),
     )
+    if not isinstance(found, Classifier):  # a tower of CLIP has no batch norm, or frozen ones
+        return found
+    return dataclasses.replace(found, norm_over=config.train.get("norm_over", "batch"))  # earlier runs have none
 
 
 def subject(

@@ -32,7 +32,7 @@ NEEDED, OTHERS = ("data", "train", "optimizer"), ("seed", "model", "method", "ch
 # Of the run's model, what a CLIP that is trained from nothing has no use for.
 _OF_THE_RUN = ("weights", "teacher", "prompts", "head")
 # Fields that came later: where they say what was done without them, folders have the names they had.
-_LATER = ("train.microbatches", "data.held_out", "data.held_out_seed")
+_LATER = ("train.microbatches", "train.norm_over", "data.held_out", "data.held_out_seed")
 
 
 def stage(config: Any) -> Any:

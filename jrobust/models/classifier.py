@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jrobust.errors import InputError
+from jrobust.errors import InputError, unknown
 from jrobust.models.network import Prediction
+
+NORM_OVER = ("batch", "device")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Classifier:
     input_shape: tuple[int, int, int]  # H, W, C of the images given to `apply`
     resize_to: int | None = None  # side of the square the network sees
     freeze_norm: bool = False  # batch norms use and keep their running statistics in train mode too
+    norm_over: Literal["batch", "device"] = "batch"  # whose examples batch norms see in train mode
+    axis_name: str | None = None  # of the devices among which a batch is divided; see `with_axis`
 
     def __post_init__(self) -> None:
         for field in ("mean", "std", "input_shape"):
@@ -50,6 +54,8 @@ class Classifier:
                 )
         if min(self.std) <= 0:
             raise InputError(f"model.std is {self.std}: every number must be positive")
+        if self.norm_over not in NORM_OVER:
+            raise unknown("train.norm_over", self.norm_over, NORM_OVER)
 
     @property
     def sigma(self) -> jax.Array:
@@ -114,11 +120,6 @@ class Classifier:
         return Prediction(logits, updates.get("batch_stats", batch_stats), seen if intermediates else {})
 
     @property
-    def axis_name(self) -> str | None:
-        """The axis of devices over which batch norm is synchronised; None for none."""
-        return self.module.axis_name
-
-    @property
     def has_map(self) -> bool:
         """Whether the network has feature maps."""
         return bool(getattr(self.module, "blocks", ()))
@@ -135,8 +136,13 @@ class Classifier:
         return prediction.logits, prediction.intermediates["feature_map"]
 
     def with_axis(self, axis_name: str | None) -> Classifier:
-        """Return this model with batch norm synchronised over an axis of devices, in train mode; same variables."""
-        return dataclasses.replace(self, module=self.module.clone(axis_name=axis_name))
+        """Return this model for a batch that is divided among the devices of an axis; same variables.
+
+        In train mode batch norms see the whole batch, or with `norm_over="device"` the examples of their own device,
+        as in PyTorch's DataParallel.
+        """
+        norms = axis_name if self.norm_over == "batch" else None
+        return dataclasses.replace(self, axis_name=axis_name, module=self.module.clone(axis_name=norms))
 
     def _resize(self, images: jax.Array) -> jax.Array:
         if self.resize_to is None:

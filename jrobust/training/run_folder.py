@@ -29,6 +29,7 @@ ADDED = {f"optimizer.{name}": value for name, value in optimizers.ADDED.items()}
     "data.augment.resize": 0,
     "data.augment.center_crop": False,
     "train.microbatches": 1,
+    "train.norm_over": "batch",
     "train.shard_state": "none",
 }
 
