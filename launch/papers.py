@@ -34,6 +34,7 @@ class Paper:
     overrides: tuple[str, ...] = ()
 
 
+ART_LIMITS = "At lambda 3 seeds differ by more than the method gains; with 10 seed 0 learns nothing (configs/art_digits.py)."
 PAPERS = (
     Paper(
         "art",
@@ -45,8 +46,8 @@ PAPERS = (
         " seeds here were not looked at.",
         8,
         (
-            Claim("variant=art", "variant=natural", "IN"),
-            Claim("variant=art", "variant=natural", "K"),
+            Claim("variant=art", "variant=natural", "IN", expected=False, note=ART_LIMITS),
+            Claim("variant=art", "variant=natural", "K", expected=False, note=ART_LIMITS),
         ),
         rows=("variant=natural", "variant=art"),
         seeds=(3, 4, 5, 6, 7),
