@@ -34,7 +34,9 @@ class Paper:
     overrides: tuple[str, ...] = ()
 
 
-ART_LIMITS = "At lambda 3 seeds differ by more than the method gains; with 10 seed 0 learns nothing (configs/art_digits.py)."
+ART_LIMITS = (
+    "With lambda 3 seeds differ by more than the method gains; at 10 seed 0 learns nothing: configs/art_digits.py."
+)
 PAPERS = (
     Paper(
         "art",
