@@ -35,8 +35,6 @@ class Paper:
 
 
 ART_LIMITS = "Seeds differ by more than the method gains; with a lambda of 10 seed 0 learns nothing."
-    "With lambda 3 seeds differ by more than the method gains; at 10 seed 0 learns nothing: configs/art_digits.py."
-)
 PAPERS = (
     Paper(
         "art",
