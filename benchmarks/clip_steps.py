@@ -3,7 +3,6 @@
     python benchmarks/clip_steps.py --dtype=bfloat16            # ViT-B/32, batch 256: step time, memory, share of peak
     python benchmarks/clip_steps.py --model=ViT-B/16 --batch=128 --image-size=32
     python benchmarks/clip_steps.py --local                     # a small tower, for two cores
-    python benchmarks/clip_steps.py --against=torch             # and PMG-AFT as its public code does it, in PyTorch
 
 The steps are those of configs/pmg_aft_tiny_imagenet.py, as `launch/run.py` compiles them over all devices: gather,
 resize to 256 and cut to 224, attack, gradient, update; on random images of --image-size pixels that lie on the device
@@ -18,16 +17,14 @@ memory the compiler plans. Then: seconds beside FT-Standard's; whether the text 
 is lowered once more with a text tower of one layer and eight words (nothing may change); device, versions, commit and
 load. The same is written as JSON lines, one a row; `benchmarks/measure.py` says how each number is made.
 
-What is counted by hand is in benchmarks/passes.py; PGD-k with both predictions is 2 k + 2. PyTorch's row has the passes
-of ours, whatever its own code takes; there all prompts are encoded in every pass (benchmarks/torch_clip.py), which is
-most of its work where images are few or small, as with --local.
+What is counted by hand is in benchmarks/passes.py; PGD-k with both predictions is 2 k + 2. PMG-AFT beside the same step
+in PyTorch is a row of benchmarks/paper_steps.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -54,7 +51,7 @@ SMALL = "small"  # the tower of configs/clip_shapes.py
 VARIANTS = ("ft", "tecoa", "pmg_aft", "vpt_tecoa", "vpt_pmg_aft")
 NUM_CLASSES, IMAGE_SIZE = 200, 64  # Tiny ImageNet
 NATIVE = 32  # CIFAR
-PGD, TORCH = "pgd_10", "torch"
+PGD = "pgd_10"
 OTHER_TEXT = {"text_width": 64, "text_heads": 1, "text_layers": 1, "vocabulary": 8, "context": 4}
 
 
@@ -62,14 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Measure, print and write; return the rows."""
     parser = options.parser(__doc__ or "", f"{', '.join(ARCHITECTURES)}, or {SMALL}; default ViT-B/32")
     parser.add_argument("--image-size", type=int, default=0, help="of the images on the device; default 64")
-    parser.add_argument("--against", default="", help="torch: PMG-AFT in eager PyTorch as well")
     parsed = parser.parse_args(arguments)
     parsed.image_size = parsed.image_size or IMAGE_SIZE
     chosen = options.resolve(parsed, local_model=SMALL, model="ViT-B/32")
-    if chosen.against not in ("", TORCH):
-        raise unknown("--against", chosen.against, (TORCH,))
-    if chosen.against and importlib.util.find_spec("torch") is None:
-        raise InputError("--against=torch: PyTorch is not installed; leave it out, or pip install torch")
     if chosen.model not in (*ARCHITECTURES, SMALL):
         raise unknown("--model", chosen.model, (*ARCHITECTURES, SMALL))
     return training.conclude(chosen, rows_of, notes, "clip_steps", "fine-tuning steps and attacks of CLIP")
@@ -86,8 +78,6 @@ def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
     for side in dict.fromkeys((tower.resize_to, NATIVE)):
         console.print(f"{chosen.model} in {dtype}: compiling {PGD} of {side} x {side} pixels", highlight=False)
         programs[f"{PGD} {side}x{side}"] = compile_pgd(tower, chosen.batch, side)
-    if chosen.against:
-        programs[f"{TORCH} pmg_aft"] = torch_step(chosen.model, dtype, chosen.batch)
     console.print(f"{chosen.model} in {dtype}: measuring", highlight=False)
     return training.timed(
         programs,
@@ -115,7 +105,7 @@ def counted(name: str, model: str) -> float:
     """
     if name.startswith(PGD):
         return 2.0 * config_of("ft", "ViT-B/32").evaluation.zero_shot.num_steps + 2
-    config = config_of(name.removeprefix(f"{TORCH} "), model)
+    config = config_of(name, model)
     found = passes.of_step(config.method, prompts=bool(config.model.get("prompts")))
     assert found is not None
     return found
@@ -184,32 +174,6 @@ def compile_pgd(network: ZeroShot, batch: int, side: int) -> training.Program:
         return training.compile_call(attacked, *arguments, steps=config.num_steps)
 
 
-def torch_step(model: str, dtype: str, batch: int) -> training.Program:
-    """Return PMG-AFT's step in PyTorch on images of the tower's size.
-
-    Raises:
-      InputError: the tower is a ResNet.
-    """
-    import torch
-
-    from benchmarks import torch_clip
-
-    network = classifier("pmg_aft", model, dtype)
-    sizes, side, rng = network.clip.sizes, network.resize_to, np.random.default_rng(0)
-    if sizes.patch is None:
-        raise InputError(f"--against={TORCH}: {model} is not written there; take a ViT, or leave it out")
-    ported = torch_clip.port(jax.device_get(network.clip.init(jax.random.key(0))), sizes, network.mean, network.std)
-    step = torch_clip.make_step(
-        ported,
-        rng.random((batch, side, side, 3), np.float32),
-        rng.integers(0, NUM_CLASSES, batch),
-        rng.integers(0, sizes.vocabulary, (NUM_CLASSES, sizes.context)),
-        dtype,
-        "cuda" if torch.cuda.is_available() else "cpu",
-    )
-    return training.Program(step, config_of("pmg_aft", model).method.num_steps, {})
-
-
 def text_tower_in_step(model: str, dtype: str, batch: int) -> bool:
     """Return whether the step of PMG-AFT, as it is lowered, depends on the text tower."""
     network = classifier("pmg_aft", model, dtype)
@@ -232,7 +196,7 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         if row["name"] == "ft" and row["forward_flops"]:
             each = row["forward_flops"] / row["batch"]
             lines.append(f"{row['dtype']}: a forward pass of one image is {each / 1e9:.4g} GFLOP")
-        if row["name"] in (*VARIANTS[1:], f"{TORCH} pmg_aft"):
+        if row["name"] in VARIANTS[1:]:
             lines.append(training.beside(row, "ft"))
         if "text_tower_in_step" in row:
             word = "IN THE STEP: it should not be" if row["text_tower_in_step"] else "in no step"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -96,6 +97,19 @@ def resolve(options: argparse.Namespace, *, local_model: str, model: str = MODEL
     if not options.dtype:
         raise InputError(f"--dtype is empty: expected {' or '.join(DTYPES)}")
     return options
+
+
+def words(text: str, option: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of an option, which have commas between.
+
+    Raises:
+      InputError: one that is not allowed.
+    """
+    found = tuple(filter(None, text.split(",")))
+    for word in found:
+        if word not in allowed:
+            raise unknown(option, word, allowed)
+    return found
 
 
 def simulate_devices(count: int) -> None:

@@ -105,21 +105,21 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 with the 3x3 stem for 32x32 images."""
+    """ResNet-18 with the 3x3 stem for 32x32 images; `width` channels come out of the stem."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, width: int = 64):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
-        self.linear = nn.Linear(512, num_classes)
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = nn.Sequential(BasicBlock(width, width, 1), BasicBlock(width, width, 1))
+        self.layer2 = nn.Sequential(BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 2 * width, 1))
+        self.layer3 = nn.Sequential(BasicBlock(2 * width, 4 * width, 2), BasicBlock(4 * width, 4 * width, 1))
+        self.layer4 = nn.Sequential(BasicBlock(4 * width, 8 * width, 2), BasicBlock(8 * width, 8 * width, 1))
+        self.linear = nn.Linear(8 * width, num_classes)
         self.act = Activation()
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the last maps [B, 512, H / 8, W / 8] of normalised images [B, 3, H, W]."""
+        """Return the last maps [B, 8 width, H / 8, W / 8] of normalised images [B, 3, H, W]."""
         return self.layer4(self.layer3(self.layer2(self.layer1(self.act(self.bn1(self.conv1(x)))))))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -136,8 +136,8 @@ class Normalized(nn.Module):
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.net = net
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64).reshape(1, -1, 1, 1))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the network sees of images in [0, 1]."""
@@ -163,17 +163,23 @@ def port(classifier: Classifier, params: Any, batch_stats: Any) -> Normalized | 
     if isinstance(module, WideResNet):
         net, layout = WideNet(module.depth, module.width, classifier.num_classes), "wide_resnet"
     else:
-        net, layout = ResNet18(classifier.num_classes), "cifar_resnet"
+        net, layout = ResNet18(classifier.num_classes, module.width), "cifar_resnet"
     return load(net, layout, classifier, params, batch_stats).eval().requires_grad_(False)
 
 
 def load(net: nn.Module, layout: str, classifier: Classifier, params: Any, batch_stats: Any) -> Normalized:
     """Return a network with the given numbers behind the classifier's normalisation."""
     weights = {name: torch.tensor(array) for name, array in to_torch(params, batch_stats, layout).items()}
-    missing, surplus = net.load_state_dict(weights, strict=False)
+    dtype = next(iter(weights.values())).dtype
+    missing, surplus = net.to(dtype).load_state_dict(weights, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     assert not missing and not surplus, (missing, surplus)
-    return Normalized(net, classifier.mean, classifier.std)
+    return Normalized(net, classifier.mean, classifier.std).to(dtype)
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """Return what autocast left in bfloat16 in float32."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def device(platform: str) -> str | None:
@@ -200,7 +206,7 @@ def pgd(
         x = x.detach().requires_grad_()
         with torch.autocast(x.device.type, torch.bfloat16) if autocast else contextlib.nullcontext():
             logits = model(x)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        loss = F.cross_entropy(wide(logits), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
         x = x.detach() + step_size * gradient.sign()
         x = (images + (x - images).clamp(-eps, eps)).clamp(0, 1)

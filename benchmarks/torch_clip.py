@@ -1,14 +1,9 @@
-"""CLIP in PyTorch, and a step of PMG-AFT as its public code takes it: what `clip_steps` runs beside ours.
-
-Imported only where PyTorch is installed. Every forward pass encodes the prompts of all classes again, the attack's
-backward pass reaches the weights too, and clean and adversarial images are passes of their own. The optimizer, mixed
-precision and what is computed are those of the method.
-"""
+"""CLIP in PyTorch, as its users write it. Imported only where PyTorch is installed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,7 +16,6 @@ from jrobust.models.clip.architectures import Sizes
 from jrobust.models.clip.zero_shot import ZeroShot
 from jrobust.weights.clip_layouts import to_foreign
 
-EPS, STEP_SIZE, NUM_STEPS = 1 / 255, 1 / 255, 2
 # PyTorch's own names of what a block of CLIP's files is made of.
 _RENAMED = {"attn": "self_attn", "mlp.c_fc": "linear1", "mlp.c_proj": "linear2", "ln_1": "norm1", "ln_2": "norm2"}
 
@@ -35,6 +29,16 @@ def _blocks(width: int, layers: int, heads: int) -> nn.ModuleList:
     return nn.ModuleList(copy.deepcopy(block) for _ in range(layers))
 
 
+def _written_out(block: Any, x: torch.Tensor, attentions: list[torch.Tensor]) -> torch.Tensor:
+    """Return what a block makes of tokens [B, T, D], and append its probabilities [B, heads, T, T]."""
+    own = block.self_attn
+    joint = F.linear(block.norm1(x), own.in_proj_weight, own.in_proj_bias)
+    q, k, v = joint.unflatten(-1, (3, own.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    attentions.append((q @ k.transpose(-1, -2) * own.head_dim**-0.5).softmax(-1))
+    x = x + own.out_proj((attentions[-1] @ v).transpose(1, 2).flatten(2))
+    return x + block.linear2(_quick_gelu(block.linear1(block.norm2(x))))
+
+
 class CLIP(nn.Module):
     """Both towers with a ViT, for images of its size: QuickGELU."""
 
@@ -46,8 +50,8 @@ class CLIP(nn.Module):
         super().__init__()
         assert isinstance(sizes.image_layers, int) and sizes.patch is not None
         width, patches = sizes.image_width, (sizes.image_size // sizes.patch) ** 2
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64)[:, None, None])
         self.register_buffer("mask", torch.full((sizes.context, sizes.context), -torch.inf).triu(1))
         self.conv1 = nn.Conv2d(3, width, sizes.patch, sizes.patch, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
@@ -62,14 +66,14 @@ class CLIP(nn.Module):
         self.ln_final = nn.LayerNorm(sizes.text_width)
         self.text_projection = nn.Parameter(torch.empty(sizes.text_width, sizes.embed_dim))
 
-    def encode_image(self, x: torch.Tensor) -> torch.Tensor:
-        """Return unit features [B, E] of images [B, 3, n, n] in [0, 1]."""
+    def image_features(self, x: torch.Tensor, attentions: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """Return features [B, E] of images [B, 3, n, n] in [0, 1]; a list gets each block's attention probabilities."""
         x = self.conv1((x - self.mean) / self.std).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1) + self.image_positions
         x = self.ln_pre(x)
         for block in self.image_blocks:
-            x = block(x)
-        return F.normalize(self.ln_post(x[:, 0]) @ self.proj, dim=-1)
+            x = block(x) if attentions is None else _written_out(block, x, attentions)
+        return self.ln_post(x[:, 0]) @ self.proj
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return unit features [K, E] of ids [K, T], the largest of a row being its end."""
@@ -81,7 +85,7 @@ class CLIP(nn.Module):
 
     def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Return the cosines [B, K], which are the logits of the public code."""
-        return self.encode_image(x) @ self.encode_text(tokens).T
+        return F.normalize(self.image_features(x), dim=-1) @ self.encode_text(tokens).T
 
 
 def port(params: Mapping[str, Any], sizes: Sizes, mean: tuple[float, ...], std: tuple[float, ...]) -> CLIP:
@@ -105,7 +109,7 @@ def port(params: Mapping[str, Any], sizes: Sizes, mean: tuple[float, ...], std: 
         name = name.replace("image_blocks", "visual.transformer.resblocks")
         return name.replace("text_blocks", "transformer.resblocks")
 
-    model = CLIP(sizes, mean, std)
+    model = CLIP(sizes, mean, std).to(torch.tensor(arrays["visual.proj"]).dtype)
     buffers = dict(model.named_buffers())
     state = {
         name: buffers[name] if name in buffers else torch.tensor(np.asarray(arrays[source(name)]))
@@ -129,7 +133,7 @@ class ZeroShotCLIP(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, K] of images [B, 3, n, n] in [0, 1]."""
-        return self.scale * (self.model.encode_image(images) @ self.texts.T)
+        return self.scale * (F.normalize(self.model.image_features(images), dim=-1) @ self.texts.T)
 
 
 def port_zero_shot(network: ZeroShot, params: Any, state: Any) -> ZeroShotCLIP | None:
@@ -142,39 +146,3 @@ def port_zero_shot(network: ZeroShot, params: Any, state: Any) -> ZeroShotCLIP |
     scale = float(np.exp(state["logit_scale"].value)) if network.scaled else 1.0
     model = ZeroShotCLIP(port(whole, clip.sizes, network.mean, network.std), texts, scale)
     return model.eval().requires_grad_(False)
-
-
-def make_step(
-    model: CLIP, images: np.ndarray, labels: np.ndarray, tokens: np.ndarray, dtype: str, device: str
-) -> Callable[[], float]:
-    """Return what takes the next step and waits for it; images are float32[B, n, n, 3] in [0, 1]."""
-    model.to(device)
-    original = copy.deepcopy(model).requires_grad_(False)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, 5e-5, momentum=0.9)
-    x = torch.tensor(images.transpose(0, 3, 1, 2).copy(), device=device)
-    y = torch.tensor(labels.astype(np.int64), device=device)
-    texts = torch.tensor(tokens.astype(np.int64), device=device)
-
-    def divergence(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        return F.kl_div(F.log_softmax(logits.float(), 1), F.softmax(reference.float(), 1), reduction="sum")
-
-    def step() -> float:
-        with torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32"):
-            delta = torch.empty_like(x).uniform_(-EPS, EPS).clamp_(-x, 1 - x)
-            for _ in range(NUM_STEPS):
-                delta.requires_grad_()
-                F.cross_entropy(model(x + delta, texts).float(), y).backward()
-                assert delta.grad is not None
-                moved = (delta.detach() + STEP_SIZE * delta.grad.sign()).clamp(-EPS, EPS)
-                delta = moved.clamp(-x, 1 - x)
-            optimizer.zero_grad()
-            adv, clean = model(x + delta, texts), model(x, texts)
-            with torch.no_grad():
-                reference = original(x + delta, texts)
-            loss = F.cross_entropy(adv.float(), y) + divergence(reference, adv) + divergence(clean, adv)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())  # waits
-
-    return step

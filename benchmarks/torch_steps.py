@@ -6,6 +6,7 @@ its first call, from outside, so that its first loss can be compared with ours.
 * pgd: adversarial training. The attack in inference mode, then a step in train mode.
 * fsr: the same with the FSR module (https://github.com/wkim97/FSR), whose auxiliary head is called three times.
 * biasadv: LfF with bias-adversarial images. There is no public code: written from the paper, after LfF's released code.
+* pmg_aft, masked_images: benchmarks/torch_clip_steps.py.
 * art: a double backward pass in each step of the attack and in the loss
   (https://github.com/nupurkmr9/Attributional-Robustness).
 """
@@ -14,62 +15,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks import torch_attack
+from benchmarks import torch_attack, torch_clip_steps
+from benchmarks.papers import Given
+from benchmarks.torch_attack import wide
 from jrobust.models.classifier import Classifier
 
-Logits = Callable[[torch.Tensor], torch.Tensor]
 Draw = Callable[[str, Callable[[], torch.Tensor]], torch.Tensor]
-
-
-class Given(NamedTuple):
-    """What both libraries start from, on the host.
-
-    Attributes:
-      params, batch_stats: as the method's `init` returns them.
-      images: float32[B, H, W, C] in [0, 1].
-      labels: of the images.
-      draws: the random numbers of the first step, by name, images as [B, H, W, C].
-      method, optimizer: numbers of the config, in pixel units of [0, 1].
-    """
-
-    params: Any
-    batch_stats: Any
-    images: np.ndarray
-    labels: np.ndarray
-    draws: dict[str, np.ndarray]
-    method: dict[str, Any]
-    optimizer: dict[str, Any]
 
 
 class Separated(torch_attack.ResNet18):
     """ResNet-18 with an FSR module after its last block; `noise` is g1 - g0, None for the mask without."""
 
-    def __init__(self, num_classes: int, tau: float):
-        super().__init__(num_classes)
-        self.tau = tau
-        self.separation = nn.ModuleDict({"sep_net": _conv_net(512, 64)})
-        self.recalibration = nn.ModuleDict({"rec_net": _conv_net(512, 64)})
-        self.aux = nn.Sequential(nn.Linear(512, num_classes))
+    def __init__(self, num_classes: int, width: int, tau: float):
+        super().__init__(num_classes, width)
+        self.tau, channels = tau, 8 * width
+        self.separation = nn.ModuleDict({"sep_net": _conv_net(channels, 64)})
+        self.recalibration = nn.ModuleDict({"rec_net": _conv_net(channels, 64)})
+        self.aux = nn.Sequential(nn.Linear(channels, num_classes))
         self.noise: torch.Tensor | None = None
         self.seen: list[torch.Tensor] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits; `seen` has the auxiliary ones of f+, f- and the recalibrated f-."""
         f = self.maps(x)
-        r = self.separation["sep_net"](f).float()
+        r = wide(self.separation["sep_net"](f))
         p = torch.sigmoid(r)
         score = torch.log(p + 1e-8) - torch.log(1 - p + 1e-8)
         mask = torch.sigmoid((score if self.noise is None else score + self.noise) / (self.tau + 1e-8))
         robust, rest = f * mask, f * (1 - mask)
         recalibrated = rest + (1 - mask) * self.recalibration["rec_net"](rest)
-        self.seen = [self.aux(part.mean((2, 3))).float() for part in (robust, rest, recalibrated)]
+        self.seen = [wide(self.aux(part.mean((2, 3)))) for part in (robust, rest, recalibrated)]
         return self.linear((robust + recalibrated).mean((2, 3)))
 
 
@@ -81,9 +63,7 @@ def _conv_net(channels: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(*first, conv(hidden, hidden), nn.BatchNorm2d(hidden), nn.ReLU(), conv(hidden, channels))
 
 
-def make_step(
-    name: str, classifier: Classifier, given: Given, *, where: str, bfloat16: bool = False
-) -> Callable[[], float]:
+def make_step(name: str, classifier: Any, given: Given, *, where: str, bfloat16: bool = False) -> Callable[[], float]:
     """Return what takes the next step, waits for it and returns its loss."""
     first = {key: _tensor(array, where) for key, array in given.draws.items()}
 
@@ -100,6 +80,8 @@ def make_step(
         with torch.autocast(where, torch.bfloat16, enabled=bfloat16):
             found = loss()
         found.backward()
+        if given.optimizer.get("clip_norm"):
+            nn.utils.clip_grad_norm_(parameters, given.optimizer["clip_norm"])
         optimizer.step()
         return float(found.detach())  # waits
 
@@ -111,24 +93,24 @@ def _pgd(classifier: Classifier, given: Given, where: str, draw: Draw, x: torch.
 
     def loss() -> torch.Tensor:
         adv = _madry(model, given.method, draw, x, y)
-        return F.cross_entropy(model.train()(adv).float(), y)
+        return F.cross_entropy(wide(model.train()(adv)), y)
 
     return loss, list(model.parameters())
 
 
 def _fsr(classifier: Classifier, given: Given, where: str, draw: Draw, x: torch.Tensor, y: torch.Tensor) -> Any:
-    net = Separated(classifier.num_classes, classifier.module.fsr.tau)
+    net = Separated(classifier.num_classes, classifier.module.width, classifier.module.fsr.tau)
     model = torch_attack.load(net, "cifar_resnet", classifier, given.params, given.batch_stats).to(where)
 
     def fresh() -> torch.Tensor:
-        u = torch.rand(2, len(x), 512, x.shape[2] // 8, x.shape[3] // 8, device=where)
+        u = torch.rand(2, len(x), net.linear.in_features, x.shape[2] // 8, x.shape[3] // 8, device=where)
         return torch.log(-torch.log(u[0] + 1e-8) + 1e-8) - torch.log(-torch.log(u[1] + 1e-8) + 1e-8)
 
     def loss() -> torch.Tensor:
         net.noise = None
         adv = _madry(model, given.method, draw, x, y)
         net.noise = draw("noise", fresh)
-        logits = model.train()(adv).float()
+        logits = wide(model.train()(adv))
         robust, rest, recalibrated = net.seen
         wrong = _runner_up(logits, y)
         separation = F.cross_entropy(robust, y) + F.cross_entropy(rest, wrong)
@@ -148,6 +130,7 @@ def _biasadv(classifier: Classifier, given: Given, where: str, draw: Draw, x: to
     index = torch.arange(len(x), device=where)
 
     def difficulty(losses: torch.Tensor, table: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        losses = losses.float()
         table[index] = torch.where(seen, alpha * table[index] + (1 - alpha) * losses, losses)
         highest = torch.stack([table[classes == label].max() for label in y.tolist()])
         return table[index] / highest
@@ -157,8 +140,8 @@ def _biasadv(classifier: Classifier, given: Given, where: str, draw: Draw, x: to
         adv = x
         for _ in range(attack["num_steps"]):
             adv = adv.detach().requires_grad_()
-            gain = F.cross_entropy(phi(adv).float(), y, reduction="sum")
-            gain = gain - attack["debiased_weight"] * F.cross_entropy(branch(adv).float(), y, reduction="sum")
+            gain = F.cross_entropy(wide(phi(adv)), y, reduction="sum")
+            gain = gain - attack["debiased_weight"] * F.cross_entropy(wide(branch(adv)), y, reduction="sum")
             adv = adv.detach() + attack["step_size"] * torch.autograd.grad(gain, adv)[0].sign()
             adv = (x + (adv - x).clamp(-attack["eps"], attack["eps"])).clamp(0, 1)
         return adv.detach()
@@ -166,13 +149,13 @@ def _biasadv(classifier: Classifier, given: Given, where: str, draw: Draw, x: to
     def loss() -> torch.Tensor:
         adv = perturb()
         theta.train(), phi.train(), branch.train()
-        debiased = F.cross_entropy(theta(x).float(), y, reduction="none")
-        biased = F.cross_entropy(phi(x).float(), y, reduction="none")
+        debiased = F.cross_entropy(wide(theta(x)), y, reduction="none")
+        biased = F.cross_entropy(wide(phi(x)), y, reduction="none")
         seen = classes[index] >= 0
         classes[index] = y
         d, b = (difficulty(v.detach(), t, seen) for v, t in zip((debiased, biased), tables, strict=True))
         weights = b / (b + d + 1e-8)
-        own = F.cross_entropy(branch(adv).float(), y, reduction="none")
+        own = F.cross_entropy(wide(branch(adv)), y, reduction="none")
         general = q * torch.exp(-q * biased).detach() * biased
         return (weights * debiased + general + attack["adv_weight"] * (1 - weights) * own).mean()
 
@@ -186,7 +169,7 @@ def _art(classifier: Classifier, given: Given, where: str, draw: Draw, x: torch.
     def gradients(images: torch.Tensor, labels: torch.Tensor, beta: float | None) -> list[torch.Tensor]:
         for activation in activations:
             activation.beta = beta
-        logits = model(images).float()
+        logits = wide(model(images))
         picked = [logits.gather(1, i[:, None]).sum() for i in (labels, _runner_up(logits, labels))]
         return [torch.autograd.grad(value, images, create_graph=True)[0] for value in picked]
 
@@ -216,13 +199,13 @@ def _art(classifier: Classifier, given: Given, where: str, draw: Draw, x: torch.
         negative = torch.minimum(distance(other, anchors), distance(other.roll(count, 0), anchors))
         for activation in activations:
             activation.beta = None
-        cross_entropy = F.cross_entropy(model(adv).float(), y)
+        cross_entropy = F.cross_entropy(wide(model(adv)), y)
         return cross_entropy + numbers["attribution_weight"] * F.softplus(positive - negative).mean()
 
     return loss, list(model.parameters())
 
 
-LOSSES: dict[str, Callable] = {"pgd": _pgd, "fsr": _fsr, "biasadv": _biasadv, "art": _art}
+LOSSES: dict[str, Callable] = {"pgd": _pgd, "fsr": _fsr, "biasadv": _biasadv, "art": _art} | torch_clip_steps.LOSSES
 
 
 def _madry(
@@ -260,10 +243,12 @@ def _optimizer(section: Mapping[str, Any], parameters: list[nn.Parameter]) -> to
     rate, decay = section["learning_rate"], section["weight_decay"]
     if section["name"] == "adam":
         return torch.optim.Adam(parameters, rate, weight_decay=decay)
+    if section["name"] == "adamw":
+        return torch.optim.AdamW(parameters, rate, section["betas"], section["epsilon"], weight_decay=decay)
     momentum, nesterov = section["momentum"], section["nesterov"]
     return torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov)
 
 
 def _tensor(array: np.ndarray, where: str) -> torch.Tensor:
-    """Return [B, C, H, W] of [B, H, W, C], on the device."""
-    return torch.tensor(np.ascontiguousarray(np.moveaxis(array, -1, 1)), device=where)
+    """Return an array on the device, [B, C, H, W] of images [B, H, W, C]."""
+    return torch.tensor(np.array(np.moveaxis(array, -1, 1) if array.ndim == 4 else array, order="C"), device=where)
