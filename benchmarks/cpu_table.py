@@ -50,7 +50,7 @@ PARTS = (
     Part("attack-resnet18", f"{ATTACK} --model=resnet18 --batch=16 --repeats=7", 3.0),
     Part("attack-wrn-16-4", f"{ATTACK} --model=wrn-16-4 --batch=16 --against=torch,torchattacks,foolbox", 1.5),
     Part("attack-wrn-28-10", f"{ATTACK} --model=wrn-28-10 --batch=4 --against=torch,torchattacks,foolbox", 3.0),
-    Part("steps", "benchmarks/paper_steps.py", 4.0),
+    Part("steps", "benchmarks/paper_steps.py", 6.0),
     Part("autoattack", "benchmarks/autoattack.py --local", 2.0),
 )
 
