@@ -182,7 +182,7 @@ def trained_case(chosen: Any, dtype: str) -> Case:
     parts, variables, step = assembly.restore(chosen.run, "latest", chosen.data_dir)
     config = parts.config.copy_and_resolve_references().unlock()
     config.model.dtype = dtype
-    classifier = assembly.network(config, parts.train).with_axis(None)
+    classifier = assembly.network(config, parts.train)
     if not isinstance(classifier, Classifier):
         raise InputError(
             f"{chosen.run} is a run of model {config.model.name!r}: expected a network with a linear layer"

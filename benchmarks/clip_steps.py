@@ -137,7 +137,7 @@ def compile_step(variant: str, model: str, dtype: str, batch: int, image_size: i
     config, network = config_of(variant, model), classifier(variant, model, dtype)
     return training.compile_step(
         config,
-        lambda axis: methods.build(config.method, network.with_axis(axis)),
+        methods.build(config.method, network),
         batch,
         shape=(image_size, image_size, 3),
         num_classes=NUM_CLASSES,

@@ -132,7 +132,7 @@ def _step(chosen: Any, dtype: str, batch: int, side: int = 32, devices: int = 1)
     config.method.num_steps = 2
     program = training.compile_step(
         config,
-        lambda axis: methods.build(config.method, network.with_axis(axis)),
+        methods.build(config.method, network),
         batch,
         shape=network.input_shape,
         num_classes=network.num_classes,

@@ -131,7 +131,7 @@ def compile_step(name: str, model: str, dtype: str, batch: int, microbatches: in
         config.method.groups = 4 // min(microbatches, 4)
     return training.compile_step(
         config,
-        lambda axis: methods.build(config.method, network.with_axis(axis)),
+        methods.build(config.method, network),
         batch,
         shape=network.input_shape,
         num_classes=NUM_CLASSES,

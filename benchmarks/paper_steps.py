@@ -125,7 +125,7 @@ def ours(name: str, model: str, dtype: str, batch: int) -> Contender:
     """Return this library's step, compiled."""
     step = papers.make_step(name, model, dtype, batch)
     classes = step.method.classifier.num_classes
-    program = training.compile_step(step.config, lambda axis: step.method, batch, shape=step.shape, num_classes=classes)
+    program = training.compile_step(step.config, step.method, batch, shape=step.shape, num_classes=classes)
     return Contender(program.run, program.fields)
 
 

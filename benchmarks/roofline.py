@@ -154,12 +154,7 @@ def path_of(name: str, chosen: Any, dtype: str) -> Path:
     examples = DATA_SETS[config.data.name].counts.get("train", 50_000)
     program = training.compile_step(
         config,
-        lambda axis: methods.build(
-            config.method,
-            network.with_axis(axis),
-            num_examples=examples,
-            microbatches=config.train.microbatches,
-        ),
+        methods.build(config.method, network, num_examples=examples, microbatches=config.train.microbatches),
         chosen.batch,
         shape=shape,
         num_classes=network.num_classes,

@@ -84,11 +84,11 @@ def get_config(variant: str) -> Any:
     return art_cifar10.get_config(f"variant={variant}")
 
 
-def make_method(variant: str, model: str, dtype: str, axis_name: str | None = None) -> Any:
+def make_method(variant: str, model: str, dtype: str) -> Any:
     """Return the method of a step's config on the model, with the dropout of configs/art_cifar10.py."""
     classifier = options.classifier(model, dtype, dropout=art_cifar10.get_config().model.dropout)
     section = get_config(variant).method
-    return methods.build(section, classifier.with_axis(axis_name), num_examples=NUM_EXAMPLES)
+    return methods.build(section, classifier, num_examples=NUM_EXAMPLES)
 
 
 def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) -> training.Program:
@@ -97,7 +97,7 @@ def compile_step(variant: str, model: str, dtype: str, batch: int, mode: str) ->
     config.train.parallelism = mode
     return training.compile_step(
         config,
-        lambda axis: make_method(variant, model, dtype, axis),
+        make_method(variant, model, dtype),
         batch,
         shape=options.INPUT_SHAPE,
         num_classes=options.NUM_CLASSES,

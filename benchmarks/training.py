@@ -70,7 +70,7 @@ def assemble(
 
 def compile_step(
     config: Any,
-    make_method: Callable[[str | None], Any],
+    method: Any,
     batch: int,
     *,
     shape: Sequence[int],
@@ -80,11 +80,9 @@ def compile_step(
     """Compile the step of a config over the devices and place what it needs.
 
     Args:
-      config: as for `assemble`, as are batch, shape and devices.
-      make_method: from the name of the axis of devices to the method.
+      config: as for `assemble`, as are method, batch, shape and devices.
       num_classes: of the labels.
     """
-    method = make_method(None)
     assembled, in_one_view = assemble(config, method, batch, shape, devices)
     step = assembled.parallel
 

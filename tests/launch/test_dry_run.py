@@ -60,7 +60,7 @@ def test_flops_are_those_of_the_benchmark(found, read):
     config, parts = read(), assembly.build(read())
     program = training.compile_step(
         config,
-        lambda axis: methods.build(config.method, parts.classifier.with_axis(axis)),
+        methods.build(config.method, parts.classifier),
         128,
         shape=(8, 8, 1),
         num_classes=10,

@@ -69,18 +69,18 @@ def values(state):
     return {name: jax.tree.map(np.asarray, leaf.value) for name, leaf in state.items()}
 
 
-def train(make, batches, tx, mode="jit", devices=1, microbatches=1):
+def train(method, batches, tx, mode="jit", devices=1, microbatches=1):
     """Take a step of the trainer for every batch; return states on the host, the first included, and the metrics.
 
     On the way it is seen that all steps are one program, without transfers, and that each takes its state's memory.
 
     Args:
-      make: axis of the devices -> method.
+      method: for whole batches.
       batches: of host arrays.
       tx: the optimizer.
       mode, devices, microbatches: see `parallelize` and `make_train_step`.
     """
-    method, mesh, traces = make(None), parallel.make_mesh(devices), []
+    mesh, traces = parallel.make_mesh(devices), []
     pure = step_over(mesh, mode, method, tx, lambda batch, resident, key: batch, microbatches=microbatches)
 
     def counted(*arguments):

@@ -106,7 +106,7 @@ def test_each_step_draws_one_caption_an_image_by_its_index():
 @functools.cache
 def trained(mode, devices):
     tx = optax.sgd(1e-2, momentum=0.9)
-    return train(method_of, [batch(2, seed=seed) for seed in range(2)], tx, mode, devices)
+    return train(method_of(), [batch(2, seed=seed) for seed in range(2)], tx, mode, devices)
 
 
 @pytest.mark.parametrize("mode", parallel.MODES)

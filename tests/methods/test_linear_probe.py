@@ -25,13 +25,13 @@ def x64():
 def test_the_head_is_trained_and_the_tower_stays_to_the_bit():
     """Devices do not matter; the optimizer has moments of the head alone."""
     batches = [batch(8, seed) for seed in range(3)]
-    states, metrics = train(lambda axis: LinearProbe(model(axis_name=axis)), batches, optax.adamw(1e-2))
+    states, metrics = train(LinearProbe(model()), batches, optax.adamw(1e-2))
     first, last = states[0], states[-1]
     np.testing.assert_array_equal(first.state["tower"].value["kernel"], last.state["tower"].value["kernel"])
     assert set(last.params) == {"head"} and np.abs(last.params["head"]["kernel"] - first.params["head"]["kernel"]).min()
     moments = {leaf.shape for leaf in jax.tree.leaves(last.opt_state) if leaf.ndim}
     assert moments == {leaf.shape for leaf in jax.tree.leaves(last.params)}
-    (*_, other), _ = train(lambda axis: LinearProbe(model(axis_name=axis)), batches, optax.adamw(1e-2), "pmap", 4)
+    (*_, other), _ = train(LinearProbe(model()), batches, optax.adamw(1e-2), "pmap", 4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), last.params, other.params)
     np.testing.assert_array_equal(first.state["tower"].value["kernel"], other.state["tower"].value["kernel"])
     assert all(found["train_accuracy"] <= 1 and found["cross_entropy"] == found["loss"] for found in metrics)

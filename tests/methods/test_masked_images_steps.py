@@ -25,8 +25,8 @@ def x64(rolled_loops):
 
 
 def trained(mode="jit", devices=1, **fields):
-    make = lambda axis: MaskedImages(model(axis_name=axis), threshold=0.3, logit_weight=1.0, **fields)
-    return train(make, [batch(B, seed) for seed in range(3)], optax.adamw(1e-2), mode, devices)
+    method = MaskedImages(model(), threshold=0.3, logit_weight=1.0, **fields)
+    return train(method, [batch(B, seed) for seed in range(3)], optax.adamw(1e-2), mode, devices)
 
 
 def test_the_student_leaves_what_is_frozen_and_devices_do_not_matter(x64):

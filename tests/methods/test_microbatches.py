@@ -24,9 +24,9 @@ B, KEY = 16, jax.random.key(1)
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 ATTACK = {"eps": 4 / 255, "step_size": 2 / 255, "num_steps": 1}
 METHODS = {
-    "standard": lambda axis, k: Standard(patched_clip.model(axis_name=axis)),
-    "pmg_aft": lambda axis, k: PMGAFT(flat_clip.model(axis_name=axis), **ATTACK, microbatches=k),
-    "masked_images": lambda axis, k: MaskedImages(patched_clip.model(axis_name=axis), refilling="none"),
+    "standard": lambda k: Standard(patched_clip.model()),
+    "pmg_aft": lambda k: PMGAFT(flat_clip.model(), **ATTACK, microbatches=k),
+    "masked_images": lambda k: MaskedImages(patched_clip.model(), refilling="none"),
 }
 
 
@@ -39,8 +39,7 @@ def x64(rolled_loops):
 def steps(name, mode, devices, count):
     world = flat_clip if name == "pmg_aft" else patched_clip
     batches = [world.batch(B, seed) for seed in range(2)]
-    make = lambda axis: METHODS[name](axis, count)
-    (*_, state), metrics = flat_clip.train(make, batches, optax.adamw(1e-2), mode, devices, count)
+    (*_, state), metrics = flat_clip.train(METHODS[name](count), batches, optax.adamw(1e-2), mode, devices, count)
     return state, metrics
 
 

@@ -39,7 +39,7 @@ def batch():
 
 
 def after_a_step(norm_over, batch, mode):
-    (_, state), _ = flat_clip.train(lambda axis: Standard(network(norm_over)), [batch], optax.sgd(RATE), mode, DEVICES)
+    (_, state), _ = flat_clip.train(Standard(network(norm_over)), [batch], optax.sgd(RATE), mode, DEVICES)
     return state.params, state.state
 
 

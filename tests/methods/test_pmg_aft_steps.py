@@ -85,8 +85,8 @@ def test_the_attack_starts_anywhere_in_the_ball():
 
 @functools.cache
 def trained(mode="jit", devices=1, *, prompts=None, **fields):
-    make = lambda axis: PMGAFT(model(prompts=prompts).with_axis(axis), **ATTACK, **fields)
-    return train(make, [batch(B, seed) for seed in range(3)], optax.sgd(1e-2, momentum=0.9), mode, devices)
+    method = PMGAFT(model(prompts=prompts), **ATTACK, **fields)
+    return train(method, [batch(B, seed) for seed in range(3)], optax.sgd(1e-2, momentum=0.9), mode, devices)
 
 
 @pytest.mark.parametrize(
