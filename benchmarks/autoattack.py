@@ -12,7 +12,8 @@ Square), each part on the images that stand after the parts before it, three tim
     torch                 the same attacks in eager PyTorch (benchmarks/torch_*.py), one target after the other on the
                           images that stand, as the official code; where PyTorch is installed and has JAX's device
 
-A contender runs once to compile and warm up and then `--repeats` times, the contenders in turns. The table gives, for
+A contender runs once to compile and warm up and then `--repeats` times, the contenders in turns, on a CPU each library
+in a process of its own. The table gives, for
 each part, the images attacked and broken, the median seconds, seconds for 1,000 attacked images, and the forward and
 backward passes of single images that were needed and (jrobust) computed. The last line of each contender is the whole
 run. Then: the share of images on whose robustness PyTorch agrees (its random starts are others), and the ratios of
@@ -24,14 +25,13 @@ which PGD-10 breaks about half of the images. On a CPU that was busy at the star
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 # JAX would take three quarters of a GPU's memory at its start, and PyTorch is to live beside it.
@@ -41,50 +41,13 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from benchmarks import measure, options, tables
+from benchmarks import measure, options, processes, training
+from benchmarks.autoattack_contenders import Case, Outcome, contender
 from benchmarks.contenders import half_broken, make_case, ours
 from jrobust import units
-from jrobust.attacks import autoattack, linf
 from jrobust.attacks.versions import Budget, title
 from jrobust.errors import InputError
 from jrobust.models.classifier import Classifier
-
-
-class Case(NamedTuple):
-    """What is attacked, on the host."""
-
-    classifier: Classifier
-    params: Any
-    batch_stats: Any
-    images: np.ndarray  # float32[N, H, W, C]
-    labels: np.ndarray
-    numbers: np.ndarray  # of the images in the data set
-    eps: float
-    text: str
-
-
-class Part(NamedTuple):
-    """What one part of one run did."""
-
-    name: str
-    attacked: int
-    broken: int
-    seconds: float
-    forward: int
-    backward: int
-    slots_used: float | None
-
-
-class Outcome(NamedTuple):
-    """One run of all parts."""
-
-    parts: list[Part]
-    robust: np.ndarray
-
-    @property
-    def seconds(self) -> float:
-        """Of the parts together."""
-        return sum(part.seconds for part in self.parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -100,46 +63,42 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         if name != "eot":
             parser.add_argument(f"--{name}", type=int, default=0, help=f"shorter than {value} for a trial")
     chosen = parser.parse_args(arguments)
-    batch, chosen.repeats = chosen.batch, chosen.repeats or (1 if chosen.local else 3)
+    batch, chosen.repeats = chosen.batch, chosen.repeats or 3
     chosen = options.resolve(chosen, local_model="small_cnn" if chosen.run else "wrn-10-1")
     chosen.batch = batch or (16 if chosen.local else 128 if jax.default_backend() == "cpu" else 512)
     chosen.images = chosen.images or (24 if chosen.local else 1000)
     short = {"apgd_steps": 20, "fab_steps": 20, "square_queries": 200} if chosen.local else {}
     given = {name: getattr(chosen, name) for name in vars(Budget()) if getattr(chosen, name, 0)}
     budget = Budget(**short | given)
-    console, load_before = tables.console(), measure.load_average()
-    rows = []
-    with jax.default_matmul_precision("highest"):
-        for dtype in chosen.dtype:
-            rows += rows_of(chosen, dtype, budget, console)
-    extra = {"load_before": load_before, "load_after": measure.load_average()}
-    rows = [row | extra | measure.machine() for row in rows]
-    heading = report(rows, chosen, budget, console)
-    console.print(f"wrote {measure.write(rows, 'autoattack', chosen.output, heading)}", soft_wrap=True, highlight=False)
-    return rows
+    chosen.budget = budget
+    heading = f"{title('standard', budget)}, {chosen.images} images, batch {chosen.batch}"
+    return training.conclude(chosen, rows_of, notes, "autoattack", heading)
 
 
-def rows_of(chosen: Any, dtype: str, budget: Budget, console: Console) -> list[dict[str, Any]]:
+def rows_of(chosen: Any, dtype: str, console: Console) -> list[dict[str, Any]]:
     """Run all contenders in one type, in turns."""
+    budget = chosen.budget
     case = trained_case(chosen, dtype) if chosen.run else fresh_case(chosen, dtype)
     console.print(case.text, highlight=False, soft_wrap=True)
     against = tuple(filter(None, chosen.against.split(",")))
-    contenders = {"jrobust": functools.partial(run_ours, case, chosen.batch, budget, compact=True)}
-    if "whole" in against:
-        contenders["jrobust, whole batch"] = functools.partial(run_ours, case, chosen.batch, budget, compact=False)
+    given = case._replace(params=jax.device_get(case.params), batch_stats=jax.device_get(case.batch_stats))
+    place = processes.place(contender, given, chosen.batch, budget, dtype)
+    places = {"jrobust": place} | ({"jrobust, whole batch": place} if "whole" in against else {})
     if "torch" in against:
         if obstacle := torch_obstacle(case):
             console.print(f"no comparison with PyTorch: {obstacle}", highlight=False, soft_wrap=True)
         else:
-            contenders["torch"] = functools.partial(run_torch, case, chosen.batch, budget, dtype)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in contenders}
+            places["torch"] = processes.place(contender, given, chosen.batch, budget, dtype)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in places}
     for turn in range(chosen.repeats + 1):
-        for name, contender in contenders.items():
+        for name, place in places.items():
             begin = time.perf_counter()
-            outcome = contender()
+            outcome = place.ask("attack", name)
             what = f"turn {turn} of {chosen.repeats}" if turn else "warming up"
             console.print(f"{what}: {name}, {time.perf_counter() - begin:.1f} s", highlight=False)
             outcomes[name] += [outcome] if turn else []
+    for place in dict.fromkeys(places.values()):
+        place.close()
     reference = outcomes["jrobust"][0].robust
     rows = []
     for name, found in outcomes.items():
@@ -156,7 +115,7 @@ def rows_of(chosen: Any, dtype: str, budget: Budget, console: Console) -> list[d
         sums = {key: sum(getattr(p, key) for p in found[0].parts) for key in ("broken", "forward", "backward")}
         attacked = found[0].parts[0].attacked
         rows.append(shared | {"part": "all", "attacked": attacked} | sums | times(whole, len(case.labels)))
-    return rows
+    return [row | measure.machine() for row in rows]
 
 
 def times(seconds: Sequence[float], images: int) -> dict[str, Any]:
@@ -206,97 +165,6 @@ def fresh_case(chosen: Any, dtype: str) -> Case:
     return Case(classifier, case.params, case.state, images, labels, np.arange(len(labels)), eps, text)
 
 
-def run_ours(case: Case, batch: int, budget: Budget, *, compact: bool) -> Outcome:
-    """Run this library's AutoAttack."""
-    result = autoattack(
-        _logits(case.classifier),
-        case.images,
-        case.labels,
-        jax.random.key(0),
-        linf(case.eps),
-        variables=(case.params, case.batch_stats),
-        index=case.numbers,
-        budget=budget,
-        batch_size=batch,
-        compact=compact,
-    )
-    parts = [
-        Part(p.name, p.attacked, p.broken, p.seconds, p.forward, p.backward, p.iterations / max(p.computed, 1))
-        for p in result.parts
-    ]
-    return Outcome(parts, ~result.success)
-
-
-@functools.lru_cache
-def _logits(classifier: Classifier) -> Callable[[Any, jax.Array], jax.Array]:
-    """Return one and the same function for a network, so that nothing compiles twice."""
-
-    def logits(variables: tuple[Any, Any], images: jax.Array) -> jax.Array:
-        params, batch_stats = variables
-        return classifier.apply(params, batch_stats, images, mask_mode="mean").logits
-
-    return logits
-
-
-def run_torch(case: Case, batch: int, budget: Budget, dtype: str) -> Outcome:
-    """Run the same parts in eager PyTorch."""
-    import torch
-
-    from benchmarks import torch_apgd, torch_attack, torch_fab, torch_square
-
-    where = torch_attack.device(jax.default_backend())
-    net = torch_attack.port(case.classifier, *jax.device_get((case.params, case.batch_stats)))
-    assert where and net
-    model, passes = Counted(net.to(where), dtype == "bfloat16"), {"forward": 0, "backward": 0}
-    model.passes = passes
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {"norm": "linf", "eps": case.eps}
-    targets = min(9, case.classifier.num_classes - 1)
-    attacks: dict[str, Callable] = {
-        "apgd-ce": lambda x, y: torch_apgd.perturb(model, x, y, loss="ce", num_steps=budget.apgd_steps, **settings)[1],
-        "apgd-t": lambda x, y: torch_apgd.perturb(
-            model, x, y, loss="targeted_dlr", num_targets=targets, num_steps=budget.apgd_steps, **settings
-        )[1],
-        "fab-t": lambda x, y: (
-            ~torch_fab.fab(model, x, y, num_targets=targets, num_steps=budget.fab_steps, **settings)[1]
-        ),
-        "square": lambda x, y: ~torch_square.square(model, x, y, num_queries=budget.square_queries, **settings)[1],
-    }
-    images = torch.tensor(case.images.transpose(0, 3, 1, 2).copy(), device=where)
-    labels = torch.tensor(case.labels, dtype=torch.long, device=where)
-    with torch.no_grad():
-        right = [model(images[i : i + batch]).argmax(1) == labels[i : i + batch] for i in range(0, len(images), batch)]
-    robust = torch.cat(right)
-    parts = []
-    for name, attack in attacks.items():
-        passes.update(forward=0, backward=0)
-        rows, begin = robust.nonzero()[:, 0], time.perf_counter()
-        for chunk in rows.split(batch):
-            robust[chunk] = attack(images[chunk], labels[chunk])
-        if where == "cuda":
-            torch.cuda.synchronize()
-        seconds, broken = time.perf_counter() - begin, len(rows) - int(robust.sum())
-        parts.append(Part(name, len(rows), broken, seconds, passes["forward"], passes["backward"], None))
-    return Outcome(parts, robust.cpu().numpy())
-
-
-class Counted:
-    """A PyTorch model that counts the passes of single images."""
-
-    def __init__(self, net: Callable, autocast: bool):
-        self.net, self.autocast = net, autocast
-        self.passes: dict[str, int] = {}
-
-    def __call__(self, images: Any) -> Any:
-        """Return logits."""
-        import torch
-
-        self.passes["forward"] = self.passes.get("forward", 0) + len(images)
-        self.passes["backward"] = self.passes.get("backward", 0) + (len(images) if images.requires_grad else 0)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.net(images).float()
-
-
 def torch_obstacle(case: Case) -> str | None:
     """Return what stands against a comparison, in one line, or None."""
     if importlib.util.find_spec("torch") is None:
@@ -310,9 +178,9 @@ def torch_obstacle(case: Case) -> str | None:
     return None
 
 
-def report(rows: Sequence[dict[str, Any]], chosen: Any, budget: Budget, console: Console) -> str:
-    """Print the table, and below it where this was measured, agreement and ratios; return the title."""
-    notes = []
+def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each contender: robust accuracy, agreement and the ratio of seconds."""
+    lines = []
     for row in (row for row in rows if row["part"] == "all"):
         text = f"{row['dtype']} {row['name']}: robust accuracy {row['robust_accuracy']:.2%}"
         if row["name"] != "jrobust":
@@ -320,10 +188,8 @@ def report(rows: Sequence[dict[str, Any]], chosen: Any, budget: Budget, console:
             text += f", agrees on {row['agreement_with_jrobust']:.2%} of the images"
             if not measure.is_busy(row):
                 text += f"; jrobust is {middle:.2f} times as fast (quartiles {low:.2f} .. {high:.2f})"
-        notes.append(text)
-    heading = f"{title('standard', budget)}, {rows[0]['images']} images, batch {chosen.batch}"
-    tables.report(rows, heading, console, notes)
-    return heading
+        lines.append(text)
+    return lines
 
 
 if __name__ == "__main__":

@@ -140,10 +140,10 @@ def first_step(step: Step, batch: int) -> tuple[Given, Any]:
     network = method.classifier
     images = rng.random((batch, *network.input_shape), np.float32).astype(_dtype(network))
     labels = rng.integers(0, network.num_classes, batch, np.int32)
-    variables = Variables(*once(method.init, jax.random.key(0, impl="rbg"), {}))  # compiles four times faster
     if step.name in OF_CLIP:
-        variables, found = _of_clip(step, variables, rng)
+        variables, found = _of_clip(step, rng)
     else:
+        variables = Variables(*once(method.init, jax.random.key(0, impl="rbg"), {}))  # compiles four times faster
         batch_stats = {name: value for name, value in variables.state.items() if name != "losses"}
         found = {"params": variables.params, "batch_stats": batch_stats, "frozen": None, "texts": None}
     examples, key = {"image": images, "label": labels, "index": np.arange(batch, dtype=np.int32)}, jax.random.key(1)
@@ -164,22 +164,28 @@ def _dtype(network: Any) -> Any:
     return np.float64 if body.dtype == "float64" else np.float32
 
 
-def _of_clip(step: Step, fresh: Variables, rng: np.random.Generator) -> tuple[Variables, dict[str, Any]]:
+def _of_clip(step: Step, rng: np.random.Generator) -> tuple[Variables, dict[str, Any]]:
     """Return variables with random towers, and what PyTorch has to know of them; the frozen tower is another.
 
     Were it the one that is trained, as it is at the start, no term of its distance would be in the first loss.
     """
     network = step.method.classifier
-    clip, drawn = network.clip, [jax.random.key(seed, impl="rbg") for seed in (2, 3)]
-    whole, other = once(lambda *seeds: tuple(map(clip.init, seeds)), *drawn)
+    clip, key = network.clip, jax.random.key(0)
+
+    def drawn(path: Any, leaf: Any) -> np.ndarray:
+        center = 1.0 if path[-1].key == "scale" else 0.0  # of layer norms
+        return (center + 0.05 * rng.standard_normal(leaf.shape, np.float32)).astype(leaf.dtype)
+
+    whole = jax.tree_util.tree_map_with_path(drawn, jax.eval_shape(clip.init, key))
     texts = rng.integers(0, clip.sizes.vocabulary, (network.num_classes, clip.sizes.context), np.int32)
     features = rng.standard_normal((network.num_classes, clip.sizes.embed_dim)).astype(_dtype(network))
     if step.name == "pmg_aft":
         features = once(functools.partial(zero_shot.class_features, clip), whole, texts[:, None])
     else:
         features /= np.linalg.norm(features, axis=1, keepdims=True)
+    fresh = Variables(*jax.eval_shape(step.method.init, key, {}))
     variables = step.method.start_from(fresh, lambda old: Variables(*network.pretrained(old.params, whole, features)))
-    image = jax.tree.map(lambda a, b: 0.9 * np.asarray(a) + 0.1 * np.asarray(b), whole["image"], other["image"])
+    image = jax.tree.map(lambda leaf: 0.9 * leaf + leaf.dtype.type(0.1) * np.roll(leaf, 1), whole["image"])
     state = variables.state | {FROZEN[step.name]: Replicated(image)}
     params = {"whole": whole, "head": variables.params.get("head")}
     found = {"params": params, "batch_stats": {}, "frozen": whole | {"image": image}, "texts": texts}

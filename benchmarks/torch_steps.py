@@ -73,15 +73,15 @@ def make_step(name: str, classifier: Any, given: Given, *, where: str, bfloat16:
     x = _tensor(given.images, where)
     y = torch.tensor(given.labels, dtype=torch.long, device=where)
     loss, parameters = LOSSES[name](classifier, given, where, draw, x, y)
-    optimizer = _optimizer(given.optimizer, parameters)
+    optimizer, clip_norm = _optimizer(given.optimizer, parameters), given.optimizer.get("clip_norm", 0)
 
     def step() -> float:
         optimizer.zero_grad()
         with torch.autocast(where, torch.bfloat16, enabled=bfloat16):
             found = loss()
         found.backward()
-        if given.optimizer.get("clip_norm"):
-            nn.utils.clip_grad_norm_(parameters, given.optimizer["clip_norm"])
+        if clip_norm:
+            nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         return float(found.detach())  # waits
 
