@@ -14,7 +14,7 @@ In the same run both compute the loss of a first step from the same weights, ima
 attack, the noise of the mask, the donors of patches): in float64, of four images, with two steps of the attack, by the
 same code on a small network of its kind (WRN-10-1, ResNet-18 of an eighth of the width, a ViT of two layers). A row
 whose loss is another by more than 1e-7 of it is marked so, and the command then ends with status 1. In float32 losses
-of the full size say less: attacks take signs, and rounding decides those of gradients near zero.
+of the full size say less: attacks take signs, and rounding may decide those of gradients near zero.
 
 The table: images/s, median and quartiles of the seconds of a step, seconds to compile, GFLOP as the compiler counts
 them, the share of the device's measured matrix rate, and our speed over PyTorch's, paired by turn. The same is written
