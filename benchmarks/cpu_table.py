@@ -1,6 +1,6 @@
 """The tables of docs/results/cpu.md: attacks, training steps and AutoAttack on a CPU, beside PyTorch and its libraries.
 
-    python benchmarks/cpu_table.py                  # about a quarter of an hour on two idle cores
+    python benchmarks/cpu_table.py                  # about twenty minutes on two idle cores
     python benchmarks/cpu_table.py --parts=attack   # only the parts whose name holds "attack"
 
 Each part is a benchmark of its own, run as one types it; its command is in the document. The document is written after
@@ -50,7 +50,7 @@ PARTS = (
     Part("attack-resnet18", f"{ATTACK} --model=resnet18 --batch=16 --repeats=7", 3.0),
     Part("attack-wrn-16-4", f"{ATTACK} --model=wrn-16-4 --batch=16 --against=torch,torchattacks,foolbox", 1.5),
     Part("attack-wrn-28-10", f"{ATTACK} --model=wrn-28-10 --batch=4 --against=torch,torchattacks,foolbox", 3.0),
-    Part("steps", "benchmarks/paper_steps.py", 6.0),
+    Part("steps", "benchmarks/paper_steps.py", 10.0),
     Part("autoattack", "benchmarks/autoattack.py --local", 2.0),
 )
 

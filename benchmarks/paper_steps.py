@@ -5,7 +5,7 @@
     python benchmarks/paper_steps.py --local                             # tiny, for two cores
 
 The steps are those of benchmarks/papers.py, of --model and, the last two, of the CLIP --tower; of CLIP's there are half
-as many images in a batch, so that all of this takes about six minutes on two cores. Ours are the compiled program that
+as many images in a batch, so that all of this takes about ten minutes on two cores. Ours are the compiled program that
 `launch/run.py` runs, gather and augmentation included; PyTorch's (benchmarks/torch_steps.py) get images that are
 augmented and lie on the device. Both have the optimizer of the config. PMG-AFT has as many classes for each image of
 the batch as in the paper. On a CPU each library has a process of its own, and they are timed in turns.
