@@ -4,7 +4,7 @@
 
 The claims, their settings and their seeds are in launch/papers.py; data is made here or ships with a dependency. Each
 paper is an ordinary study in WORKDIR/<paper>, as launch/study.py runs it: what is done is not repeated, and a command
-that was killed goes on. All of it takes about 35 minutes on two idle CPU cores.
+that was killed goes on. It prints how long it is to take, by the minutes of launch/papers.py and then by its own pace.
 
 Writes WORKDIR/claims.md, or --output, after each paper: for every claim the difference paired by seed with its 95 %
 interval, and whether it holds; for every row the values of each seed; device, versions, commit and duration. Status 1

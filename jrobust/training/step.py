@@ -56,9 +56,7 @@ def make_train_step(
     parts in their order. One part is prepared and differentiated at a time, so that memory is that of a part, also on
     CPU, where the parts are unrolled. Random numbers of an example are the same for any k, for they are drawn from the
     step's keys and `index`; what is drawn for a batch, or couples its examples (batch norm, other images as donors or
-    negatives), is of a part.
-
-    A part is taken without moving an example between devices.
+    negatives), is of a part. A part is taken without moving an example between devices.
 
     The metrics are float32 scalars: those of the method, `loss`, and the l2 norms `gradient_norm`, `parameter_norm`
     (after the update) and `update_norm`.
@@ -84,15 +82,7 @@ def make_train_step(
         return _mean_of_floats(state, axis_name), jax.lax.pmean(found, axis_name)
 
     if axis_name is not None and mesh is not None:
-        whole, divided = PartitionSpec(), PartitionSpec(axis_name)
-        # Unchecked: or JAX would sum the gradients of what is whole on every device, before they are averaged.
-        take_gradients = jax.shard_map(
-            take_gradients,
-            mesh=mesh,
-            in_specs=(whole, whole, whole, divided, whole, whole),
-            out_specs=whole,
-            check_vma=False,
-        )
+        take_gradients = _over_devices(take_gradients, mesh, axis_name)
 
     def train_step(train_state: TrainState, batch: Batch, resident: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
         state, (gradients, loss, metrics) = take_gradients(
@@ -110,6 +100,19 @@ def make_train_step(
         return TrainState(train_state.step + 1, params, state, opt_state), metrics
 
     return train_step
+
+
+def _over_devices(take_gradients: Callable[..., Any], mesh: Mesh, axis_name: str) -> Callable[..., Any]:
+    """Return the function of params, state, step, batch, resident, key mapped over the devices, each with its rows."""
+    whole, divided = PartitionSpec(), PartitionSpec(axis_name)
+    # Unchecked: or JAX would sum the gradients of what is whole on every device, before they are averaged.
+    return jax.shard_map(
+        take_gradients,
+        mesh=mesh,
+        in_specs=(whole, whole, whole, divided, whole, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
 
 
 def _mean_over_parts(

@@ -32,8 +32,8 @@ def batch(captions=1, count=B, seed=0):
     return images_and_labels(count, seed) | {"tokens": tokens}
 
 
-def method_of(axis=None):
-    return Contrastive(model().with_axis(axis), CLASS_TOKENS)
+def method_of():
+    return Contrastive(model(), CLASS_TOKENS)
 
 
 @functools.cache
