@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-dev
 parity: $(VENV)/.installed-parity  ## the comparisons with PyTorch; installs PyTorch
 	$(PYTEST) tests/parity
 
-claims: $(VENV)/.installed  ## what each paper claims, small, over several seeds, as a table; about half an hour
+claims: $(VENV)/.installed  ## what each paper claims, small, over several seeds, as a table
 	$(PY) launch/claims.py --output=docs/results/claims.md
 
 $(VENV)/.installed: pyproject.toml
